@@ -1,0 +1,1 @@
+"""The network, decoding its maps to cells, shipped weights and the cell table."""

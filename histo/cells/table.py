@@ -1,0 +1,60 @@
+"""The cell table: one schema, defined once, with units in the names."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+CD8: Final = "CD8+ cell"
+OTHER: Final = "other nucleus"
+CELL_CLASSES: Final = (CD8, OTHER)
+
+STAINS: Final = ("nuclear", "cd8", "residual")
+
+# What detection fills. Positions are um in the slide's frame (origin: top-left corner of level 0).
+DETECTION_COLUMNS: Final[dict[str, np.dtype[Any]]] = {
+    "cell_id": np.dtype(np.int32),  # 1, 2, ... within the slide; the value in the label map
+    "x_um": np.dtype(np.float64),  # centroid
+    "y_um": np.dtype(np.float64),
+    "cell_class": np.dtype(object),  # one of CELL_CLASSES
+    "probability": np.dtype(np.float32),  # of that class, mean over the cell
+    "area_um2": np.dtype(np.float32),
+    # Mean stain amount in the nucleus (the inside) and the ring (the band along the outline); optical density
+    # for brightfield, normalised intensity for fluorescence: the summary says which.
+    **{
+        f"{stain}_{compartment}_mean": np.dtype(np.float32)
+        for stain in STAINS
+        for compartment in ("nucleus", "ring")
+    },
+}
+
+# What is added once the place of the cell is known.
+PLACE_COLUMNS: Final[dict[str, np.dtype[Any]]] = {
+    "x_px": np.dtype(np.float64),  # centroid in level-0 pixels
+    "y_px": np.dtype(np.float64),
+    "in_tissue": np.dtype(np.bool_),  # in assessed tissue: only these count in densities
+    "region": np.dtype(object),  # tumour, stroma, host, necrosis, exclude or "" (not annotated)
+    "zone": np.dtype(object),  # core, inner_margin, outer_margin, far or "" (not assessable)
+    "signed_distance_um": np.dtype(np.float32),  # to the tumour border, negative inside; NaN: no border
+}
+
+CELL_COLUMNS: Final[dict[str, np.dtype[Any]]] = {**DETECTION_COLUMNS, **PLACE_COLUMNS}
+
+
+def cell_frame(columns: dict[str, NDArray[Any]], schema: dict[str, np.dtype[Any]]) -> pd.DataFrame:
+    """Build a table with exactly the columns of `schema`, in its order and dtypes.
+
+    Raises KeyError for a missing column and ValueError for one too many.
+    """
+    extra = set(columns) - set(schema)
+    if extra:
+        raise ValueError(f"columns outside the schema: {sorted(extra)}")
+    return pd.DataFrame({name: np.asarray(columns[name]).astype(dtype) for name, dtype in schema.items()})
+
+
+def empty_cells() -> pd.DataFrame:
+    """Return the whole cell table without a row."""
+    return cell_frame({name: np.empty(0, dtype) for name, dtype in CELL_COLUMNS.items()}, CELL_COLUMNS)

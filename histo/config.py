@@ -1,0 +1,230 @@
+"""The configuration of a run: one YAML per stain protocol, checked as a whole.
+
+Lengths are um, areas um2 or mm2, densities per mm2; names carry the unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from histo.errors import ConfigError
+
+Vector = tuple[float, float, float]
+RegionName = Literal["tumour", "stroma", "host", "necrosis", "exclude"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StainVectors(_Section):
+    """Optical density of each stain in red, green, blue; any length, normalised on use.
+
+    `residual` None means the cross product of the other two.
+    """
+
+    # Kather 2018 (eLife 7:e36967), QuPath scripts: the field's usual H-DAB.
+    nuclear: Vector = (0.65111, 0.70119, 0.29049)
+    cd8: Vector = (0.26917, 0.56824, 0.77759)
+    residual: Vector | None = None
+
+
+class BrightfieldStain(_Section):
+    """Chromogenic staining: how colours become stain amounts."""
+
+    kind: Literal["brightfield"] = "brightfield"
+    vectors: StainVectors = StainVectors()
+    # Estimated per slide within this angle of `vectors`; 0 takes `vectors` as they are.
+    estimate_within_deg: Annotated[float, Field(ge=0, le=45)] = 15.0
+    # "estimate": from the slide's own glass; or fixed red, green, blue.
+    white_point: Literal["estimate"] | Vector = "estimate"
+
+
+class FluorescenceStain(_Section):
+    """Fluorescence: which channel is which. Names are matched without regard to case, wholly or in part."""
+
+    kind: Literal["fluorescence"]
+    nuclear: str
+    cd8: str
+    # Subtracted from nothing; shown to the network as the residual stain where given.
+    autofluorescence: str | None = None
+
+
+class TissueConfig(_Section):
+    """Tissue detection and quality control."""
+
+    mpp_um: Annotated[float, Field(gt=0)] = 8.0
+    min_area_um2: Annotated[float, Field(ge=0)] = 10_000.0
+    min_hole_area_um2: Annotated[float, Field(ge=0)] = 5_000.0
+    # Which artefacts are taken out of the assessed tissue; the others are only flagged.
+    exclude_pen: bool = True
+    exclude_out_of_focus: bool = True
+    exclude_bubbles: bool = True
+    # A flag is raised where this share of the tissue is taken out.
+    flag_excluded_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class CellsConfig(_Section):
+    """The network and the decoding of its maps to cells."""
+
+    weights: str = "default"
+    centre_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: as stored with the weights
+    min_area_um2: Annotated[float, Field(ge=0)] = 10.0
+    max_area_um2: Annotated[float, Field(gt=0)] = 400.0
+    ring_width_um: Annotated[float, Field(gt=0)] = 1.0
+    outline_tolerance_um: Annotated[float, Field(ge=0)] = 0.25
+
+
+class RegionsConfig(_Section):
+    """Annotations, the tumour border and the zones around it."""
+
+    # Class names of annotation files, without regard to case, to ours.
+    names: dict[str, RegionName] = {
+        "tumor": "tumour",
+        "tumour": "tumour",
+        "stroma": "stroma",
+        "host": "host",
+        "liver": "host",
+        "bowel": "host",
+        "normal": "host",
+        "necrosis": "necrosis",
+        "exclude": "exclude",
+        "ignore": "exclude",
+        "ignore*": "exclude",
+        "artefact": "exclude",
+        "artifact": "exclude",
+    }
+    # Kather 2018: core deeper than 500 um, margins 500 um wide each side, far beyond.
+    inner_margin_um: Annotated[float, Field(gt=0)] = 500.0
+    outer_margin_um: Annotated[float, Field(gt=0)] = 500.0
+    # A stretch of tumour outline is a border only where tissue lies within this distance outside it.
+    border_tissue_within_um: Annotated[float, Field(gt=0)] = 40.0
+    # Less border than this (a biopsy) and no zone is assessed.
+    min_border_length_um: Annotated[float, Field(ge=0)] = 500.0
+
+
+class MeasureConfig(_Section):
+    """Densities, exclusion and phenotype."""
+
+    confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    min_zone_area_mm2: Annotated[float, Field(ge=0)] = 0.1
+    # Kather 2018 (eLife 7:e36967): median CD8 density pooled over core and outer margin.
+    phenotype_cutoff_per_mm2: Annotated[float, Field(gt=0)] = 294.9
+    # Added to both densities of the core:outer ratio.
+    log_ratio_offset_per_mm2: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ResultsConfig(_Section):
+    """What is written for each slide."""
+
+    label_maps: bool = True
+    geojson: bool = True
+    density_map_um: Annotated[float, Field(gt=0)] = 64.0
+    overlay_max_px: Annotated[int, Field(ge=256, le=8192)] = 2000
+
+
+class RunConfig(_Section):
+    """How the work is done. None of it changes a result, so none of it enters the fingerprint."""
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    tile_um: Annotated[float, Field(ge=64)] = 512.0
+    tile_offset_um: tuple[float, float] = (0.0, 0.0)
+    reader_threads: Annotated[int, Field(ge=1)] = 2
+    read_ahead_tiles: Annotated[int, Field(ge=1)] = 8
+
+
+class Config(_Section):
+    """Everything a run needs to know."""
+
+    name: str = "cd8_ihc"
+    stain: Annotated[BrightfieldStain | FluorescenceStain, Field(discriminator="kind")] = BrightfieldStain()
+    tissue: TissueConfig = TissueConfig()
+    cells: CellsConfig = CellsConfig()
+    regions: RegionsConfig = RegionsConfig()
+    measure: MeasureConfig = MeasureConfig()
+    results: ResultsConfig = ResultsConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _sizes_are_ordered(self) -> Config:
+        if self.cells.min_area_um2 >= self.cells.max_area_um2:
+            raise ValueError("cells.min_area_um2 must be below cells.max_area_um2")
+        return self
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of everything that can change a result."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"run"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML configuration and apply `key.sub=value` overrides.
+
+    Parameters
+    ----------
+    path : a YAML file; None for the defaults (CD8 H-DAB).
+    overrides : "section.key=value"; the value is read as YAML.
+
+    Raises
+    ------
+    ConfigError : the file or an override cannot be read, or does not fit; every misfit is listed.
+    """
+    data = {} if path is None else read_yaml(path)
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(describe(error), path=path, fix="Correct these settings") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; raises ConfigError where it cannot be."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration cannot be read ({error})", path=path) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}", path=path, fix="Correct the syntax") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError("a configuration must be a mapping of settings", path=path)
+    return data
+
+
+def describe(error: ValidationError) -> str:
+    """Put every misfit on one line: where, what is wrong, what was given."""
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "configuration"
+        parts.append(f"{where}: {item['msg']} (got {item.get('input')!r:.80})")
+    return "; ".join(parts)
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(
+            f"--set {override!r} is not of the form key=value", fix="Write e.g. --set run.batch_size=8"
+        )
+    *sections, last = key.split(".")
+    node = data
+    for section in sections:
+        child = node.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {section} is not a section")
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML ({error})") from None

@@ -1,0 +1,62 @@
+"""Errors that say what happened, to which file, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HistoError(Exception):
+    """Base of all errors that a user can act on.
+
+    Parameters
+    ----------
+    what : what happened, one sentence without a full stop at the end.
+    path : the file or folder concerned, if one is.
+    fix : what the user can do about it, one imperative sentence.
+    """
+
+    def __init__(self, what: str, *, path: str | Path | None = None, fix: str | None = None) -> None:
+        self.what = what
+        self.path = None if path is None else Path(path)
+        self.fix = fix
+        super().__init__(str(self))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.path, self.fix)
+
+    def __str__(self) -> str:
+        text = self.what if self.path is None else f"{self.path}: {self.what}"
+        return text if self.fix is None else f"{text}. {self.fix}"
+
+
+def _rebuild(cls: type[HistoError], what: str, path: Path | None, fix: str | None) -> HistoError:
+    # Exceptions pickle by positional args; ours are keyword-only.
+    return cls(what, path=path, fix=fix)
+
+
+class SlideError(HistoError):
+    """A slide that cannot be opened or read."""
+
+
+class TileReadError(SlideError):
+    """A part of a slide that cannot be decoded; the rest of the slide may still be good."""
+
+
+class PixelSizeError(SlideError):
+    """No pixel size, or one that is not believable. It is never guessed."""
+
+
+class ChannelError(SlideError):
+    """A channel that the configuration names and the slide does not have."""
+
+
+class ConfigError(HistoError):
+    """A configuration, manifest or command line that cannot be used."""
+
+
+class AnnotationError(HistoError):
+    """An annotation file that cannot be read or does not fit its slide."""
+
+
+class WeightsError(HistoError):
+    """Network weights that are missing, damaged or made for something else."""

@@ -1,0 +1,1 @@
+"""Densities, exclusion and the slide summary."""

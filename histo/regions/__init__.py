@@ -1,0 +1,1 @@
+"""Tumour, stroma, host tissue and necrosis; distance to the tumour border; zones."""

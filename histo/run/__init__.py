@@ -1,0 +1,1 @@
+"""One slide (pipeline), many slides (batch, resume) and the demo."""

@@ -1,0 +1,1 @@
+"""Whole-slide images: one contract, its backends, tissue, tiles and reading ahead."""

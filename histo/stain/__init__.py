@@ -1,0 +1,1 @@
+"""Scanner pixels to stain space: nuclear, CD8 and residual."""

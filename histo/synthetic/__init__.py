@@ -1,0 +1,1 @@
+"""Rendered slides with known truth: demo, training and tests."""

@@ -1,0 +1,1 @@
+"""Training data, losses, metrics and the training module."""
