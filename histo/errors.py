@@ -60,3 +60,7 @@ class AnnotationError(HistoError):
 
 class WeightsError(HistoError):
     """Network weights that are missing, damaged or made for something else."""
+
+
+class ResultsError(HistoError):
+    """A results file that cannot be written, or read back."""

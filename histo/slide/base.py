@@ -12,9 +12,9 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from histo.slide.geometry import Box
 from histo.slide.resample import area_average, source_span
 
+# Source pixels that one read holds at a time.
+_MAX_SOURCE_PX = 1 << 25
 Kind = Literal["brightfield", "fluorescence"]
 MppSource = Literal["flag", "manifest", "metadata"]
 
@@ -64,7 +66,7 @@ class SlideInfo:
     backend: str
     decoder: str
     origin_px: tuple[int, int] = (0, 0)
-    properties: Mapping[str, str] = MappingProxyType({})
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 class Slide(ABC):
@@ -158,6 +160,14 @@ class Slide(ABC):
         """
         index = self.level_for(mpp)
         level = self.info.levels[index]
+        # A coarse read of a file without coarse levels: in halves, so that memory stays bounded.
+        needed = box.width * box.height * (mpp / self.mpp[0]) * (mpp / self.mpp[1])
+        needed /= level.downsample[0] * level.downsample[1]
+        if needed > _MAX_SOURCE_PX and box.height > 1:
+            half = box.height // 2
+            upper = self.read(Box(box.x, box.y, box.width, half), mpp)
+            lower = self.read(Box(box.x, box.y + half, box.width, box.height - half), mpp)
+            return np.concatenate([upper, lower])
         # Level pixels per grid pixel.
         scale_x = mpp / (self.mpp[0] * level.downsample[0])
         scale_y = mpp / (self.mpp[1] * level.downsample[1])

@@ -1,0 +1,250 @@
+"""From the network's maps to instances.
+
+A centre is a peak of the centre map. Each foreground pixel votes, by its offset, for the place where its cell's
+centre should be, and joins the nearest peak to its vote; so cells that touch come apart along the line where the
+votes part. Everything is local: nothing further than `REACH_PX` from a cell's centroid changes the cell, and ties
+are resolved by position on the slide's grid, so that a cell comes out the same from every tile that holds it whole.
+
+No Python loop over pixels or cells.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from skimage.measure import label as connected_components
+from torch.nn import functional as F
+
+from histo.cells.network import N_CLASSES, Maps
+
+# A peak is the largest value within this many pixels of the centre map (twice the pixel size) to each side.
+_PEAK_RADIUS: Final = 2
+# A vote joins a peak within this distance (centre-map pixels).
+_VOTE_RADIUS: Final = 4
+# No cell reaches further from its peak than this (pixels); its centroid therefore lies within it too.
+_MAX_RADIUS_PX: Final = 22
+# Holes up to this size are filled (pixels); larger ones are not inside one cell's nucleus.
+_MAX_HOLE_PX: Final = 160
+# What can change a cell lies within this distance of its centroid (pixels), beside the network's own reach.
+REACH_PX: Final = 2 * _MAX_RADIUS_PX
+
+
+class Instances(NamedTuple):
+    """Instances of one tile, in the order of their centroids (row, then column).
+
+    labels : (H, W) int32, 0 where there is none, else 1 ... n.
+    area_px : (n,) int64.
+    row_sum, column_sum : (n,) int64 sums of the rows and columns of the pixels: exact, whatever the tile.
+    occupied : (H, W) where any pixel belongs to a cell, kept or not.
+    class_probability : (n, 3) float64 mean probability of background, CD8+ cell, other nucleus.
+    """
+
+    labels: NDArray[np.int32]
+    occupied: NDArray[np.bool_]
+    area_px: NDArray[np.int64]
+    row_sum: NDArray[np.int64]
+    column_sum: NDArray[np.int64]
+    class_probability: NDArray[np.float64]
+
+
+def decode(
+    maps: Maps, *, mpp: float, centre_threshold: float, area_um2: tuple[float, float]
+) -> list[Instances]:
+    """Turn the maps of a batch into instances, one result per tile.
+
+    Parameters
+    ----------
+    maps : of the whole batch, on any device.
+    mpp : pixel size of the maps in um.
+    centre_threshold : probability, 0-1, that a centre must reach.
+    area_um2 : smallest and largest area of a cell.
+
+    Returns
+    -------
+    Instances of each tile. They may touch the tile's edge: the caller keeps those it owns.
+    """
+    logit = float(np.log(centre_threshold / (1 - centre_threshold)))
+    centre = maps.centre.float()
+    pooled = F.max_pool2d(centre, 2 * _PEAK_RADIUS + 1, stride=1, padding=_PEAK_RADIUS)
+    peaks = ((centre == pooled) & (centre > logit))[:, 0].cpu().numpy()
+    foreground = (torch.maximum(maps.classes[:, 1], maps.classes[:, 2]) > maps.classes[:, 0]).cpu().numpy()
+    values = centre[:, 0].cpu().numpy()
+    classes = maps.classes.float().cpu().contiguous().numpy()
+    offsets = maps.offsets.float().cpu().contiguous().numpy()
+    limits = (area_um2[0] / mpp**2, area_um2[1] / mpp**2)
+    return [
+        _decode_one(peaks[i], values[i], foreground[i], classes[i], offsets[i], mpp=mpp, limits_px=limits)
+        for i in range(len(peaks))
+    ]
+
+
+def _decode_one(
+    peaks: NDArray[np.bool_],
+    centre: NDArray[np.float32],
+    foreground: NDArray[np.bool_],
+    classes: NDArray[np.float32],
+    offsets: NDArray[np.float32],
+    *,
+    mpp: float,
+    limits_px: tuple[float, float],
+) -> Instances:
+    height, width = foreground.shape
+    peak_rows, peak_columns = _resolve_plateaus(peaks, centre)
+    pixels = np.flatnonzero(foreground)
+    if len(peak_rows) == 0 or len(pixels) == 0:
+        return _no_instances((height, width), np.zeros((height, width), bool))
+    owner = _join_peaks(pixels, offsets.reshape(2, -1), (height, width), peak_rows, peak_columns, mpp)
+    labels = np.zeros(height * width, np.int32)
+    labels[pixels] = owner
+    voted = labels.reshape(height, width)
+    return _measure(_fill_holes(_largest_parts(voted)), voted > 0, classes, limits_px)
+
+
+def _resolve_plateaus(
+    peaks: NDArray[np.bool_], centre: NDArray[np.float32]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Keep the first, in reading order, of equal peaks within reach of each other."""
+    rows, columns = np.nonzero(peaks)
+    if len(rows) < 2:
+        return rows, columns
+    pairs = cKDTree(np.column_stack([rows, columns])).query_pairs(
+        _PEAK_RADIUS + 0.5, p=np.inf, output_type="ndarray"
+    )
+    # nonzero reads row by row, so the larger index is the later peak.
+    keep = np.ones(len(rows), bool)
+    keep[pairs.max(axis=1)] = False
+    return rows[keep], columns[keep]
+
+
+def _join_peaks(
+    pixels: NDArray[np.intp],
+    offsets: NDArray[np.float32],
+    shape: tuple[int, int],
+    peak_rows: NDArray[np.intp],
+    peak_columns: NDArray[np.intp],
+    mpp: float,
+) -> NDArray[np.int32]:
+    """Return, for each foreground pixel, 1 + the index of its peak, or 0."""
+    nearest = _nearest_peak(peak_rows, peak_columns, (shape[0] // 2, shape[1] // 2))
+    rows, columns = np.divmod(pixels, shape[1])
+    # From the pixel's centre by its offset, then to the centre map's pixel there.
+    scale = np.float32(1 / mpp)
+    vote_columns = np.floor((columns + 0.5 + offsets[0, pixels] * scale) / 2).astype(np.intp)
+    vote_rows = np.floor((rows + 0.5 + offsets[1, pixels] * scale) / 2).astype(np.intp)
+    np.clip(vote_rows, 0, nearest.shape[0] - 1, out=vote_rows)
+    np.clip(vote_columns, 0, nearest.shape[1] - 1, out=vote_columns)
+    owner = nearest[vote_rows, vote_columns]
+    # A peak's centre in pixels is 2 i + 1; a pixel's i + 0.5.
+    index = np.maximum(owner - 1, 0)
+    far = (rows - 2 * peak_rows[index] - 0.5) ** 2 + (columns - 2 * peak_columns[index] - 0.5) ** 2
+    owner[far > (_MAX_RADIUS_PX - 1) ** 2] = 0
+    return owner
+
+
+def _nearest_peak(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], shape: tuple[int, int]
+) -> NDArray[np.int32]:
+    """Return 1 + the index of the nearest peak within the vote radius of each centre-map pixel, or 0."""
+    r = _VOTE_RADIUS
+    dy, dx = np.mgrid[-r : r + 1, -r : r + 1].reshape(2, -1)
+    near = dy**2 + dx**2 <= r**2
+    dy, dx = dy[near], dx[near]
+    # Written from far to near, so that the nearest peak is written last.
+    order = np.lexsort((dx, dy, -(dy**2 + dx**2)))
+    dy, dx = dy[order, None], dx[order, None]
+    # A margin takes what falls outside.
+    canvas = np.zeros((shape[0] + 2 * r, shape[1] + 2 * r), np.int32)
+    index = np.broadcast_to(np.arange(1, len(rows) + 1, dtype=np.int32), (len(dy), len(rows)))
+    canvas[rows + dy + r, columns + dx + r] = index
+    return canvas[r:-r, r:-r]
+
+
+def _largest_parts(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Keep the largest connected part (by sides) of each instance; of equal ones the first in reading order."""
+    parts: NDArray[Any] = connected_components(labels, connectivity=1, background=0)
+    inside = np.flatnonzero(parts)
+    part = parts.ravel()[inside]
+    size = np.bincount(part)
+    owner = np.zeros(len(size), np.int32)
+    owner[part] = labels.ravel()[inside]
+    # Parts are numbered in reading order; sorted so that the first of each owner is the one to keep.
+    order = np.lexsort((np.arange(len(size)), -size, owner))
+    order = order[owner[order] > 0]
+    _, first = np.unique(owner[order], return_index=True)
+    keep = np.zeros(len(size), bool)
+    keep[order[first]] = True
+    out = np.zeros_like(labels)
+    out.ravel()[inside] = np.where(keep[part], labels.ravel()[inside], 0)
+    return out
+
+
+def _fill_holes(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give each small hole that lies within one instance to it."""
+    gaps, n = ndimage.label(labels == 0, np.ones((3, 3)))
+    if n < 2:
+        return labels
+    size = np.bincount(gaps.ravel(), minlength=n + 1)
+    small = (size <= _MAX_HOLE_PX) & (np.arange(n + 1) > 0)
+    pixels = np.flatnonzero(small[gaps.ravel()])
+    if len(pixels) == 0:
+        return labels
+    height, width = labels.shape
+    rows, columns = np.divmod(pixels, width)
+    gap = gaps.ravel()[pixels]
+    lowest = np.full(n + 1, np.iinfo(np.int32).max, np.int32)
+    highest = np.zeros(n + 1, np.int32)
+    for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        y, x = rows + dy, columns + dx
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        neighbour = labels[np.where(inside, y, 0), np.where(inside, x, 0)]
+        # Open to the tile's edge: not enclosed.
+        highest[gap[~inside]] = np.iinfo(np.int32).max
+        touching = inside & (neighbour > 0)
+        np.minimum.at(lowest, gap[touching], neighbour[touching])
+        np.maximum.at(highest, gap[touching], neighbour[touching])
+    filled = labels.copy()
+    filled.ravel()[pixels] = np.where(lowest[gap] == highest[gap], lowest[gap], 0)
+    return filled
+
+
+def _measure(
+    labels: NDArray[np.int32],
+    occupied: NDArray[np.bool_],
+    classes: NDArray[np.float32],
+    limits_px: tuple[float, float],
+) -> Instances:
+    """Drop instances outside the area limits and number the rest by their centroids."""
+    height, width = labels.shape
+    pixels = np.flatnonzero(labels)
+    owner = labels.ravel()[pixels]
+    rows, columns = np.divmod(pixels, width)
+    area = np.bincount(owner)
+    # Sums below 2**53 are exact in the float64 of bincount.
+    row_sum = np.bincount(owner, rows).astype(np.int64)
+    column_sum = np.bincount(owner, columns).astype(np.int64)
+    kept = np.flatnonzero((area >= max(limits_px[0], 1)) & (area <= limits_px[1]))
+    kept = kept[kept > 0]
+    if len(kept) == 0:
+        return _no_instances((height, width), occupied)
+    order = np.lexsort((column_sum[kept] / area[kept], row_sum[kept] / area[kept]))
+    kept = kept[order]
+    number = np.zeros(len(area), np.int32)
+    number[kept] = np.arange(1, len(kept) + 1)
+    out = np.zeros_like(labels)
+    out.ravel()[pixels] = number[owner]
+
+    logits = classes.reshape(classes.shape[0], -1)[:, pixels]
+    exponent = np.exp(logits - logits.max(axis=0))
+    share = exponent / exponent.sum(axis=0)
+    mean = np.stack([np.bincount(owner, channel, minlength=len(area))[kept] for channel in share], axis=1)
+    return Instances(out, occupied, area[kept], row_sum[kept], column_sum[kept], mean / area[kept, None])
+
+
+def _no_instances(shape: tuple[int, int], occupied: NDArray[np.bool_]) -> Instances:
+    nothing = np.zeros(0, np.int64)
+    return Instances(np.zeros(shape, np.int32), occupied, nothing, nothing, nothing, np.zeros((0, N_CLASSES)))

@@ -1,0 +1,175 @@
+"""Cells of a tile: network, decoding, ownership, outlines and stain measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from histo.cells.compartments import stain_means
+from histo.cells.decode import REACH_PX, Instances, decode
+from histo.cells.network import Maps, folded
+from histo.cells.outlines import outlines
+from histo.cells.table import CELL_CLASSES, DETECTION_COLUMNS, STAINS, cell_frame
+from histo.cells.weights import Weights
+from histo.config import CellsConfig
+from histo.slide.tiles import Tile
+
+
+@dataclass(frozen=True)
+class TileCells:
+    """The cells that a tile owns.
+
+    table : the columns of `DETECTION_COLUMNS`; `cell_id` is local, 1 ... n in the order of the centroids (row,
+        then column). A stain mean is NaN where a cell has no pixel of that compartment.
+    outlines : (n,) shapely polygons in um in the slide's frame.
+    labels : (H, W) int32 over `tile.read`: `cell_id` where a cell of this tile lies, else 0.
+    """
+
+    table: pd.DataFrame
+    outlines: NDArray[np.object_]
+    labels: NDArray[np.int32]
+
+
+class CellDetector:
+    """Finds cells in tiles of stain space.
+
+    A cell belongs to the tile whose core holds the grid pixel of its centroid. With the halo asked for, every
+    such cell is seen whole, with all that can change it, so that cells do not depend on how a slide is cut.
+
+    Parameters
+    ----------
+    weights : see `load_weights`.
+    config : thresholds and measurements.
+    device : where the network runs.
+    precision : "bfloat16" is several times faster where the hardware has it; a cell at the very threshold may
+        come out differently.
+
+    Attributes
+    ----------
+    mpp : um per pixel that tiles must have.
+    halo_px : margin that a tile's read box must have around its core.
+    multiple : the edges of read boxes must lie on multiples of it.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        config: CellsConfig,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        self.weights = weights
+        self.config = config
+        self.device = torch.device(device)
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        network = weights.network()
+        self.mpp = weights.mpp
+        self.multiple = network.multiple
+        self._margin_px = network.receptive_radius_px
+        needed = network.receptive_radius_px + REACH_PX
+        self.halo_px = -(-needed // self.multiple) * self.multiple
+        self.centre_threshold = (
+            weights.centre_threshold if config.centre_threshold is None else config.centre_threshold
+        )
+        self._network = folded(network).to(
+            device=self.device, dtype=self.dtype, memory_format=torch.channels_last
+        )
+
+    def detect(self, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
+        """Find the cells of a batch of tiles.
+
+        Parameters
+        ----------
+        stain : (N, 3, H, W) float32 stain amounts over the tiles' read boxes.
+        tiles : N tiles on the grid at `mpp`, their read boxes of one size.
+
+        Raises
+        ------
+        ValueError : a box does not fit the tensor, lies off the grid of `multiple`, or has too narrow a halo.
+        """
+        self._check(stain, tiles)
+        with torch.inference_mode():
+            batch = stain.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
+            maps: Maps = self._network(batch)
+            # Maps are only good where the network saw all it looks at.
+            m = self._margin_px
+            inner = Maps(
+                maps.classes[..., m:-m, m:-m],
+                maps.centre[..., m // 2 : -m // 2, m // 2 : -m // 2],
+                maps.offsets[..., m:-m, m:-m],
+            )
+            found = decode(
+                inner,
+                mpp=self.mpp,
+                centre_threshold=self.centre_threshold,
+                area_um2=(self.config.min_area_um2, self.config.max_area_um2),
+            )
+        amounts = stain[..., m:-m, m:-m].float().cpu().numpy()
+        return [self._owned(*item) for item in zip(found, amounts, tiles, strict=True)]
+
+    def _check(self, stain: Tensor, tiles: Sequence[Tile]) -> None:
+        if stain.ndim != 4 or stain.shape[0] != len(tiles) or stain.shape[1] != len(STAINS):
+            raise ValueError(
+                f"expected ({len(tiles)}, {len(STAINS)}, H, W) stain amounts, got {tuple(stain.shape)}"
+            )
+        for tile in tiles:
+            core, read = tile.core, tile.read
+            if (read.height, read.width) != tuple(stain.shape[-2:]):
+                raise ValueError(f"tile {tile.index} reads {read}, the tensor is {tuple(stain.shape)}")
+            if any(edge % self.multiple for edge in (read.x, read.y, read.width, read.height)):
+                raise ValueError(f"tile {tile.index}: {read} is not on the grid of {self.multiple} pixels")
+            halo = min(core.x - read.x, core.y - read.y, read.right - core.right, read.bottom - core.bottom)
+            if halo < self.halo_px:
+                raise ValueError(f"tile {tile.index} has a halo of {halo} pixels, {self.halo_px} are needed")
+
+    def _owned(self, found: Instances, stain: NDArray[np.float32], tile: Tile) -> TileCells:
+        m, mpp = self._margin_px, self.mpp
+        left, top = tile.read.x + m, tile.read.y + m
+        # Sums over the slide's own pixel numbers are exact integers: the centroid is the same from every tile.
+        column_sum = found.column_sum + found.area_px * left
+        row_sum = found.row_sum + found.area_px * top
+        owned = np.flatnonzero(
+            _holds(tile.core.x, tile.core.width, column_sum, found.area_px)
+            & _holds(tile.core.y, tile.core.height, row_sum, found.area_px)
+        )
+        number = np.zeros(len(found.area_px) + 1, np.int32)
+        number[owned + 1] = np.arange(1, len(owned) + 1)
+        labels = number[found.labels]
+        area = found.area_px[owned]
+        probability = found.class_probability[owned, 1:]
+        cell_class = probability.argmax(axis=1)
+        half_ring_px = max(1, round(self.config.ring_width_um / mpp / 2))
+        nucleus, ring = stain_means(stain, labels, found.occupied, half_ring_px=half_ring_px)
+        table = cell_frame(
+            {
+                "cell_id": np.arange(1, len(owned) + 1),
+                "x_um": (column_sum[owned] / area + 0.5) * mpp,
+                "y_um": (row_sum[owned] / area + 0.5) * mpp,
+                "cell_class": np.array(CELL_CLASSES, object)[cell_class],
+                "probability": probability[np.arange(len(owned)), cell_class],
+                "area_um2": area * mpp**2,
+                **{f"{name}_nucleus_mean": nucleus[:, i] for i, name in enumerate(STAINS)},
+                **{f"{name}_ring_mean": ring[:, i] for i, name in enumerate(STAINS)},
+            },
+            DETECTION_COLUMNS,
+        )
+        polygons = outlines(
+            labels, mpp=mpp, origin_px=(left, top), tolerance_um=self.config.outline_tolerance_um
+        )
+        whole = np.zeros((tile.read.height, tile.read.width), np.int32)
+        whole[m:-m, m:-m] = labels
+        return TileCells(table, polygons, whole)
+
+
+def _holds(start: int, size: int, total: NDArray[np.int64], area: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell whether the grid pixel of each centroid, floor(total / area + 1/2), lies in [start, start + size)."""
+    pixel = (2 * total + area) // (2 * area)
+    return (pixel >= start) & (pixel < start + size)

@@ -1,0 +1,178 @@
+"""Network weights and what must be known to use them, in one safetensors file.
+
+The header of the file carries, as JSON, what the tensors were trained for: classes, stain space, pixel size,
+width and the centre threshold. A file that was made for something else is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from histo.cells.network import CellNet
+from histo.cells.table import CELL_CLASSES, STAINS
+from histo.errors import WeightsError
+from histo.stain.deconvolution import AMOUNT_RANGE
+
+BACKGROUND: Final = "background"
+CLASSES: Final = (BACKGROUND, *CELL_CLASSES)
+FORMAT: Final = "histo cells"
+VERSION: Final = 1
+
+_SHIPPED: Final = {"default": "cd8.safetensors"}
+_HEADER_KEY: Final = "histo"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights of a `CellNet`.
+
+    state : tensors by name, float32, on the CPU.
+    width : channels of the network, see `CellNet`.
+    mpp : um per pixel that they were trained at.
+    centre_threshold : probability that a cell's centre must reach, chosen on images not trained on.
+    name : what they are called in outputs.
+    sha256 : of the file; "" before they are saved.
+    training : how they came to be (configuration, metrics), as JSON values.
+    """
+
+    state: Mapping[str, Tensor]
+    width: int
+    mpp: float
+    centre_threshold: float
+    name: str
+    sha256: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = CLASSES
+    stains: tuple[str, ...] = STAINS
+    amount_range: tuple[float, float] = AMOUNT_RANGE
+
+    def network(self) -> CellNet:
+        """Build the network with these weights, in evaluation mode.
+
+        Raises
+        ------
+        WeightsError : the tensors do not fit a network of this width.
+        """
+        network = CellNet(self.width)
+        try:
+            network.load_state_dict(dict(self.state))
+        except RuntimeError as error:
+            raise WeightsError(f"the weights {self.name!r} do not fit the network ({error})") from None
+        return network.eval()
+
+
+def save_weights(weights: Weights, path: Path) -> Weights:
+    """Write weights to a file and return them with the file's hash."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": weights.name,
+        "classes": list(weights.classes),
+        "stains": list(weights.stains),
+        "amount_range": list(weights.amount_range),
+        "mpp": weights.mpp,
+        "width": weights.width,
+        "centre_threshold": weights.centre_threshold,
+        "training": dict(weights.training),
+    }
+    state = {
+        name: (
+            tensor.detach().to("cpu", torch.float32) if tensor.is_floating_point() else tensor.detach().cpu()
+        )
+        for name, tensor in weights.state.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = safetensors.torch.save(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)},
+    )
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+    return load_weights(str(path))
+
+
+def load_weights(name_or_path: str = "default") -> Weights:
+    """Read weights by the name of a shipped file ("default") or by path.
+
+    Raises
+    ------
+    WeightsError : the file is missing or damaged, or was made for other classes, another stain space or another
+        version of this package.
+    """
+    if name_or_path in _SHIPPED:
+        resource = resources.files("histo.cells") / "weights" / _SHIPPED[name_or_path]
+        with resources.as_file(resource) as path:
+            return _read(path)
+    return _read(Path(name_or_path))
+
+
+def _read(path: Path) -> Weights:
+    known = ", ".join(sorted(_SHIPPED))
+    try:
+        content = path.read_bytes()
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError:
+        raise WeightsError(
+            "no such weights file", path=path, fix=f"Give the path of a .safetensors file, or one of: {known}"
+        ) from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            f"the weights cannot be read ({error})", path=path, fix="Fetch or train the file again"
+        ) from None
+    if _HEADER_KEY not in metadata:
+        raise WeightsError(
+            "a safetensors file, but not weights of this package", path=path, fix="Train with train.py"
+        )
+    header = _checked_header(metadata[_HEADER_KEY], path)
+    try:
+        weights = Weights(
+            state=state,
+            width=int(header["width"]),
+            mpp=float(header["mpp"]),
+            centre_threshold=float(header["centre_threshold"]),
+            name=str(header["name"]),
+            sha256=hashlib.sha256(content).hexdigest(),
+            training=dict(header["training"]),
+        )
+        weights.network()
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"the header of the weights is damaged ({error!r})", path=path) from None
+    except WeightsError as error:
+        raise WeightsError(error.what, path=path, fix="Train the file again") from None
+    return weights
+
+
+def _checked_header(text: str, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"the header of the weights is damaged ({error})", path=path) from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise WeightsError("not weights of a cell network", path=path, fix="Train with train.py")
+    for key, wanted in (
+        ("version", VERSION),
+        ("classes", list(CLASSES)),
+        ("stains", list(STAINS)),
+        ("amount_range", list(AMOUNT_RANGE)),
+    ):
+        if header.get(key) != wanted:
+            raise WeightsError(
+                f"the weights have {key} {header.get(key)!r}; this package needs {wanted!r}",
+                path=path,
+                fix="Use weights trained with this version of the package",
+            )
+    return header

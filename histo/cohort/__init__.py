@@ -1,0 +1,1 @@
+"""Studies over many slides: the manifest that says whose slide is which."""

@@ -1,0 +1,108 @@
+"""The manifest: a CSV with a row per slide that says whose it is and where it was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from histo.errors import ConfigError
+
+SITES = ("primary", "metastasis")
+_KNOWN = ("slide", "patient", "lesion", "site", "stain", "mpp_um")
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One slide. Empty cells of the CSV are None; columns of the user's own are kept in `covariates`."""
+
+    slide: str
+    patient: str | None
+    lesion: str | None
+    site: str | None
+    stain: str | None
+    mpp_um: float | None
+    covariates: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows by the name of the slide's file, with or without its extension."""
+
+    path: Path
+    rows: Mapping[str, ManifestRow]
+
+    def row_for(self, slide: Path) -> ManifestRow | None:
+        """Return the row of a slide, or None where the manifest does not name it."""
+        return self.rows.get(slide.name) or self.rows.get(slide.stem)
+
+    def unused(self, slides: Sequence[Path]) -> list[str]:
+        """Return the names that fit none of the slides."""
+        names = {name for slide in slides for name in (slide.name, slide.stem)}
+        return [name for name in self.rows if name not in names]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    The CSV (comma or semicolon, UTF-8) has a column `slide` (file name), and optionally `patient`, `lesion`,
+    `site` (primary or metastasis), `stain`, `mpp_um`, and any others.
+
+    Raises
+    ------
+    ConfigError : the file cannot be read, or does not fit; every mistake is listed, with its line.
+    """
+    try:
+        frame = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep=None, engine="python"
+        )
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise ConfigError(f"the manifest cannot be read ({error})", path=path) from None
+    frame.columns = frame.columns.str.strip().str.lower()
+    if "slide" not in frame.columns:
+        raise ConfigError(
+            f"the manifest has no column 'slide' (columns: {', '.join(frame.columns)})",
+            path=path,
+            fix="Name the column that holds the slides' file names 'slide'",
+        )
+    mistakes: list[str] = []
+    rows: dict[str, ManifestRow] = {}
+    records: list[dict[str, str]] = [
+        {str(key): str(value).strip() for key, value in record.items()}
+        for record in frame.to_dict(orient="records")
+    ]
+    for line, record in enumerate(records, start=2):
+        slide = record["slide"]
+        if not slide:
+            mistakes.append(f"line {line}: no slide name")
+            continue
+        if slide in rows:
+            mistakes.append(f"line {line}: slide {slide!r} is named twice")
+            continue
+        site = record.get("site", "").lower() or None
+        if site is not None and site not in SITES:
+            mistakes.append(f"line {line}: site {site!r} is neither {' nor '.join(SITES)}")
+        rows[slide] = ManifestRow(
+            slide=slide,
+            patient=record.get("patient") or None,
+            lesion=record.get("lesion") or None,
+            site=site,
+            stain=record.get("stain") or None,
+            mpp_um=_pixel_size(record.get("mpp_um", ""), line, mistakes),
+            covariates={key: value for key, value in record.items() if key not in _KNOWN and value},
+        )
+    if mistakes:
+        raise ConfigError("; ".join(mistakes), path=path, fix="Correct these lines of the manifest")
+    return Manifest(path=path, rows=rows)
+
+
+def _pixel_size(text: str, line: int, mistakes: list[str]) -> float | None:
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        mistakes.append(f"line {line}: mpp_um {text!r} is not a number")
+        return None

@@ -1,0 +1,177 @@
+"""Annotations: what people drew on a slide, in the slide's frame."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import shapely
+from defusedxml import DefusedXmlException
+from defusedxml import ElementTree as SafeElementTree
+from shapely.affinity import scale
+from shapely.geometry import MultiPolygon
+from shapely.geometry.base import BaseGeometry
+
+from histo.config import RegionName
+from histo.errors import AnnotationError
+from histo.regions.geojson import read_geojson
+from histo.regions.shapes import Drawing, as_multipolygon, repair
+from histo.regions.vendor_xml import read_xml
+from histo.slide.base import Slide
+
+SUFFIXES = (".geojson", ".json", ".geojson.gz", ".xml", ".ndpa", ".annotations")
+NO_CLASS = "(no class)"
+# An annotation that loses more than this share at the slide's edge is worth a note.
+_NOTED_LOSS = 0.01
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The annotated regions of one slide.
+
+    polygons_um : by region, valid and clipped to the slide, um in the slide's frame. A region that is not
+        annotated has no entry.
+    source : the file they come from.
+    unmapped : class names in the file that the configuration does not map; their shapes are left out.
+    notes : what was repaired, clipped or ignored, in words.
+    """
+
+    polygons_um: Mapping[RegionName, MultiPolygon]
+    source: Path
+    unmapped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def find_annotations(slide_path: Path, folder: Path | None = None) -> Path | None:
+    """Find the annotation file of a slide by its name.
+
+    Looked for are the slide's name with and without its extension ("case1.ome.tif": also "case1"), followed
+    by one of `SUFFIXES`.
+
+    Parameters
+    ----------
+    slide_path : the slide.
+    folder : where to look; None for the slide's own folder.
+
+    Returns
+    -------
+    The file, or None where there is none.
+
+    Raises
+    ------
+    AnnotationError : more than one file fits, or the folder does not exist.
+    """
+    where = slide_path.parent if folder is None else folder
+    if folder is not None and not folder.is_dir():
+        raise AnnotationError(
+            "no such folder of annotations", path=folder, fix="Give the folder that holds them"
+        )
+    stems = {slide_path.name, slide_path.stem, slide_path.stem.removesuffix(".ome")}
+    candidates = sorted(where / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
+    found = [path for path in candidates if path != slide_path and path.is_file()]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise AnnotationError(
+            f"more than one annotation file for {slide_path.name}: {names}",
+            path=where,
+            fix="Keep the one that is meant",
+        )
+    return found[0] if found else None
+
+
+def read_annotations(path: Path, slide: Slide, names: Mapping[str, RegionName]) -> Annotations:
+    """Read an annotation file; its format is told by its content.
+
+    Known are QuPath GeoJSON (also gzipped), Aperio ImageScope XML, HALO .annotations and Hamamatsu NDPA.
+
+    Parameters
+    ----------
+    path : the file.
+    slide : the slide that it belongs to.
+    names : class names of the file to ours, matched without regard to case.
+
+    Raises
+    ------
+    AnnotationError : the file cannot be read, holds no annotation, or does not fit the slide: an annotation
+        lies wholly outside of it.
+    """
+    drawing = _read_drawing(path, slide)
+    if not drawing.shapes:
+        others = ", ".join(f"{n} {kind}" for kind, n in sorted(drawing.ignored.items()))
+        raise AnnotationError(
+            f"no annotated region in the file{f' (only: {others})' if others else ''}",
+            path=path,
+            fix="Export the annotations of this slide again, or remove the file",
+        )
+    ours = {name.strip().casefold(): region for name, region in names.items()}
+    pieces: dict[RegionName, list[BaseGeometry]] = {}
+    unmapped: Counter[str] = Counter()
+    notes: Counter[str] = Counter({f"{kind}: ignored": n for kind, n in drawing.ignored.items()})
+    for shape in drawing.shapes:
+        region = next((ours[n.casefold()] for n in map(str.strip, shape.names) if n.casefold() in ours), None)
+        if region is None:
+            unmapped[shape.names[0] if shape.names else NO_CLASS] += 1
+            continue
+        area = repair(shape.geometry)
+        if not shape.geometry.is_valid:
+            notes["invalid outline: repaired"] += 1
+        if area.is_empty:
+            notes["outline without an area: ignored"] += 1
+            continue
+        clipped = _clip(area, slide, path)
+        if clipped.area < area.area * (1 - _NOTED_LOSS):
+            notes["annotation reaches outside the slide: clipped"] += 1
+        pieces.setdefault(region, []).append(clipped)
+    mpp_x, mpp_y = slide.mpp
+    return Annotations(
+        polygons_um={
+            region: as_multipolygon(scale(shapely.union_all(parts), mpp_x, mpp_y, origin=(0, 0)))
+            for region, parts in sorted(pieces.items())
+        },
+        source=path,
+        unmapped=tuple(sorted(unmapped)),
+        notes=tuple(f"{n} x {note}" for note, n in sorted(notes.items())),
+    )
+
+
+def _read_drawing(path: Path, slide: Slide) -> Drawing:
+    fix = "Export the annotations again as QuPath GeoJSON, ImageScope XML, HALO .annotations or NDPA"
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise AnnotationError(f"the annotations cannot be read ({error})", path=path, fix=fix) from None
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    try:
+        if start in (b"{", b"["):
+            return read_geojson(data)
+        return read_xml(SafeElementTree.fromstring(data), slide)
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"not valid JSON ({error})", path=path, fix=fix) from None
+    except DefusedXmlException as error:
+        raise AnnotationError(f"XML that defines entities is refused ({error})", path=path, fix=fix) from None
+    except ParseError as error:
+        raise AnnotationError(f"neither JSON nor valid XML ({error})", path=path, fix=fix) from None
+    except ValueError as error:
+        raise AnnotationError(f"not a known annotation file: {error}", path=path, fix=fix) from None
+
+
+def _clip(area: MultiPolygon, slide: Slide, path: Path) -> MultiPolygon:
+    width, height = slide.size_px
+    inside = as_multipolygon(shapely.intersection(area, shapely.box(0, 0, width, height)))
+    if inside.is_empty:
+        x0, y0, x1, y1 = area.bounds
+        raise AnnotationError(
+            f"an annotation at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} px lies wholly outside the "
+            f"slide {slide.path.name} ({width} x {height} px)",
+            path=path,
+            fix="Check that the file belongs to this slide and was exported in full-resolution pixels",
+        )
+    return inside

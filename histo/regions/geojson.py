@@ -1,0 +1,126 @@
+"""Annotations from QuPath GeoJSON, all layouts since 0.2, and plain GeoJSON with QuPath's properties.
+
+Coordinates are level-0 pixels. QuPath shows the bounds of a slide that declares them, so they already are in
+the slide's frame.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from shapely.geometry import GeometryCollection, MultiPolygon
+from shapely.geometry.base import BaseGeometry
+
+from histo.regions.shapes import Drawing, Shape, polygon
+
+# QuPath 0.2 wrote the type of an object where its identifier belongs.
+_LEGACY_TYPES = {
+    "PathAnnotationObject": "annotation",
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "PathTileObject": "tile",
+    "TMACoreObject": "tmaCore",
+    "PathRootObject": "root",
+}
+_NO_AREA = {"LineString": "line", "MultiLineString": "line", "Point": "point", "MultiPoint": "point"}
+
+
+def read_geojson(text: bytes) -> Drawing:
+    """Read a FeatureCollection, a list of features or a single feature.
+
+    An object without a type is an annotation, as in QuPath. Raises ValueError where the text is not GeoJSON.
+    """
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply to be GeoJSON") from None
+    shapes: list[Shape] = []
+    ignored: Counter[str] = Counter()
+    for index, feature in enumerate(_features(data)):
+        kind = _object_type(feature)
+        if kind != "annotation":
+            ignored[kind] += 1
+            continue
+        geometry = feature.get("geometry")
+        if not isinstance(geometry, dict):
+            ignored["annotation without a geometry"] += 1
+            continue
+        try:
+            found = _polygons(geometry, ignored)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"feature {index} has a geometry that cannot be read: {error}") from None
+        if found is not None:
+            name = _class_name(feature.get("properties") or {})
+            shapes.append(Shape(() if name is None else (name,), found))
+    return Drawing(tuple(shapes), dict(ignored))
+
+
+def _features(data: Any) -> Iterator[dict[str, Any]]:
+    """Yield all features, the children of a saved hierarchy too."""
+    if isinstance(data, dict) and data.get("type") == "FeatureCollection":
+        features = data.get("features")
+    elif isinstance(data, dict) and data.get("type") == "Feature":
+        features = [data]
+    else:
+        features = data
+    if not isinstance(features, list):
+        raise ValueError("neither a FeatureCollection nor a list of features")
+    for feature in features:
+        if not isinstance(feature, dict) or feature.get("type") != "Feature":
+            raise ValueError("holds something else than features")
+        yield feature
+        properties = feature.get("properties") or {}
+        if not isinstance(properties, dict):
+            raise ValueError("holds a feature whose properties are not a mapping")
+        children = properties.get("childObjects") or properties.get("children")
+        if isinstance(children, list):
+            yield from _features(children)
+
+
+def _object_type(feature: dict[str, Any]) -> str:
+    properties = feature.get("properties") or {}
+    for key in ("objectType", "object_type"):
+        if isinstance(properties.get(key), str):
+            return str(properties[key])
+    return _LEGACY_TYPES.get(str(feature.get("id")), "annotation")
+
+
+def _class_name(properties: dict[str, Any]) -> str | None:
+    classification = properties.get("classification")
+    if isinstance(classification, str):
+        return classification
+    if not isinstance(classification, dict):
+        return None
+    if isinstance(classification.get("name"), str):
+        return str(classification["name"])
+    names = classification.get("names")
+    if isinstance(names, list) and names:
+        # QuPath's own way to write a derived class.
+        return ": ".join(str(name) for name in names)
+    return None
+
+
+def _polygons(geometry: dict[str, Any], ignored: Counter[str]) -> BaseGeometry | None:
+    kind = geometry["type"]
+    if kind in _NO_AREA:
+        ignored[_NO_AREA[kind]] += 1
+        return None
+    if kind == "GeometryCollection":
+        parts = [_polygons(part, ignored) for part in geometry["geometries"]]
+        found = [part for part in parts if part is not None]
+        return GeometryCollection(found) if found else None
+    if kind == "Polygon":
+        rings = [geometry["coordinates"]]
+    elif kind == "MultiPolygon":
+        rings = geometry["coordinates"]
+    else:
+        raise ValueError(f"unknown geometry type {kind!r}")
+    pieces = [polygon(outline, holes) for outline, *holes in rings]
+    closed = [piece for piece in pieces if piece is not None]
+    if not closed:
+        ignored["outline with fewer than 3 vertices"] += 1
+        return None
+    return closed[0] if len(closed) == 1 else MultiPolygon(closed)

@@ -1,0 +1,87 @@
+"""Files that are whole or not there: written under a temporary name in the same folder, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from histo.errors import ResultsError
+
+
+def part_path(path: Path) -> Path:
+    """Return the temporary name of a file or folder.
+
+    It is always the same, so that what a killed run left behind is overwritten, not added to.
+    """
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write a file to; renamed to `path` at a clean end, removed on an error.
+
+    Raises
+    ------
+    ResultsError : the file cannot be written.
+    """
+    part = part_path(path)
+    try:
+        yield part
+        commit(part, path)
+    except OSError as error:
+        discard(part)
+        raise unwritable(path, error) from error
+    except BaseException:
+        discard(part)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file at once; raises ResultsError where it cannot be."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file at once, as UTF-8; raises ResultsError where it cannot be."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def commit(part: Path, path: Path) -> None:
+    """Put a finished file or folder in its place, over an older one.
+
+    A file reaches the disk before its name does. A folder cannot replace another in one step: the older one
+    is moved aside first, so a reader sees the old one, none, or the new one, never a mixture.
+    """
+    if part.is_dir():
+        old = path.with_name(f".{path.name}.old")
+        discard(old)
+        if path.exists():
+            path.replace(old)
+        part.replace(path)
+        discard(old)
+        return
+    # Windows flushes only handles that may write.
+    with part.open("r+b") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def discard(part: Path) -> None:
+    """Remove a temporary file or folder; one that is not there is no error."""
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> ResultsError:
+    """Say that a file could not be written, why, and what to do."""
+    return ResultsError(
+        f"cannot be written ({error.strerror or error})",
+        path=path,
+        fix="Check that the folder exists, is writable and has space left",
+    )

@@ -1,0 +1,207 @@
+"""Many slides: one after the other, none stopping the rest, each one resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import re
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from histo import __version__
+from histo.cells.detect import CellDetector
+from histo.cells.weights import load_weights
+from histo.cohort.manifest import Manifest, ManifestRow
+from histo.config import Config
+from histo.errors import ConfigError, HistoError
+from histo.results.atomic import write_text
+from histo.results.slides_table import SlideRow, write_slides_table
+from histo.run.device import choose_device, describe_device
+from histo.run.pipeline import SlideJob, analyse_slide
+from histo.slide import find_slides
+
+log = logging.getLogger("histo")
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Rows of `slides.csv`, in the order of the slides, and how many slides were already finished."""
+
+    rows: list[SlideRow]
+    n_kept: int
+
+    @property
+    def n_failed(self) -> int:
+        """Slides without a result."""
+        return sum(row.status == "failed" for row in self.rows)
+
+
+def run_batch(
+    inputs: Sequence[Path],
+    out: Path,
+    config: Config,
+    *,
+    manifest: Manifest | None = None,
+    annotations: Path | None = None,
+    mpp: float | None = None,
+    console: Console | None = None,
+) -> BatchResult:
+    """Analyse slides and folders of slides into `out`.
+
+    Finished slides whose content, configuration, weights, annotations and pixel size are unchanged are kept.
+
+    Parameters
+    ----------
+    inputs : slide files and folders, searched for slides.
+    out : results folder; made where it does not exist.
+    manifest : whose slide is which, and pixel sizes.
+    annotations : folder of annotation files; None looks beside each slide.
+    mpp : pixel size in um for all slides; goes before manifest and metadata.
+
+    Raises
+    ------
+    ConfigError : no slides, or a results folder that cannot be written. One bad slide raises nothing: it is a
+        row with its error.
+    """
+    console = console or Console(stderr=True)
+    slides = find_slides(inputs)
+    if not slides:
+        raise ConfigError(
+            f"no slides found in {', '.join(map(str, inputs))}",
+            fix="Name slide files, or folders that hold them",
+        )
+    if annotations is not None and not annotations.is_dir():
+        raise ConfigError("the annotations folder does not exist", path=annotations)
+    _make_folder(out)
+    weights = load_weights(config.cells.weights)
+    device = choose_device(config.run.device)
+    detector = CellDetector(weights, config.cells, device=device, precision=config.cells.precision)
+    console.print(
+        f"histo {__version__}: {len(slides)} slides, {config.name}, network {weights.name} on "
+        f"{describe_device(device)}"
+    )
+    if manifest is not None:
+        for name in manifest.unused(slides):
+            log.warning("the manifest names %r, which is not among the slides", name)
+    started = time.monotonic()
+    rows: list[SlideRow] = []
+    seconds: dict[str, float] = {}
+    n_kept = 0
+    ids = slide_ids(slides)
+    try:
+        with _progress(console) as progress:
+            total = progress.add_task("slides", total=len(slides))
+            for path, slide_id in zip(slides, ids, strict=True):
+                entry = None if manifest is None else manifest.row_for(path)
+                if manifest is not None and entry is None:
+                    log.warning("%s: not in the manifest", path)
+                job = SlideJob(
+                    path=path,
+                    slide_id=slide_id,
+                    folder=out / slide_id,
+                    annotations_folder=annotations,
+                    mpp_flag=mpp,
+                    mpp_manifest=None if entry is None else entry.mpp_um,
+                )
+                tiles = progress.add_task(slide_id, total=None)
+                begun = time.monotonic()
+                row, kept = _one_slide(
+                    job,
+                    entry,
+                    config,
+                    detector,
+                    lambda done, of, task=tiles: progress.update(  # type: ignore[misc]
+                        task, completed=done, total=of
+                    ),
+                )
+                n_kept += kept
+                seconds[slide_id] = round(time.monotonic() - begun, 2)
+                rows.append(row)
+                progress.remove_task(tiles)
+                progress.advance(total)
+                state = "[red]failed[/red]" if row.status == "failed" else "kept" if kept else "done"
+                progress.console.print(f"  {state}  {slide_id}  {_headline(row)}", highlight=False)
+    finally:
+        # Also after Ctrl-C: what is finished is in the table, and the folder can be resumed.
+        if rows:
+            write_slides_table(out, rows)
+            write_text(
+                out / "run.json",
+                json.dumps(
+                    {
+                        "histo_version": __version__,
+                        "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+                        "complete": len(rows) == len(slides),
+                        "config": config.model_dump(mode="json"),
+                        "config_sha256": config.fingerprint(),
+                        "weights": {"name": weights.name, "sha256": weights.sha256},
+                        "device": describe_device(device),
+                        "python": platform.python_version(),
+                        "torch": torch.__version__,
+                        "seconds": round(time.monotonic() - started, 2),
+                        "seconds_by_slide": seconds,
+                        "n_slides": len(slides),
+                        "n_done": sum(row.status == "done" for row in rows),
+                        "n_kept": n_kept,
+                        "n_failed": sum(row.status == "failed" for row in rows),
+                    },
+                    indent=2,
+                ),
+            )
+    return BatchResult(rows=rows, n_kept=n_kept)
+
+
+def slide_ids(slides: Sequence[Path]) -> list[str]:
+    """Name each slide's results folder: its file name without extensions, made safe and unique.
+
+    Slides of the same name in different folders get a short hash of their path.
+    """
+    stems = [re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", path.name, flags=re.IGNORECASE) for path in slides]
+    safe = [re.sub(r"[^\w.()\[\], +=-]", "_", stem).strip(". ") or "slide" for stem in stems]
+    count = Counter(name.lower() for name in safe)
+    return [
+        name
+        if count[name.lower()] == 1
+        else f"{name}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+        for name, path in zip(safe, slides, strict=True)
+    ]
+
+
+def _one_slide(
+    job: SlideJob,
+    entry: ManifestRow | None,
+    config: Config,
+    detector: CellDetector,
+    progress: _TileProgress,
+) -> tuple[SlideRow, bool]:
+    site = None if entry is None else entry.site
+    patient = None if entry is None else entry.patient
+    try:
+        summary, kept = analyse_slide(job, config, detector, progress)
+    except HistoError as error:
+        log.error("%s", error)
+        return SlideRow.failed(job.slide_id, job.path, str(error), site=site, patient=patient), False
+    except Exception as error:
+        # A fault of ours or of a library must not cost the rest of the night's slides.
+        log.error("%s: unexpected error\n%s", job.path, traceback.format_exc())
+        text = f"unexpected {type(error).__name__}: {error}"
+        return SlideRow.failed(job.slide_id, job.path, text, site=site, patient=patient), False
+    return SlideRow.from_summary(summary, site=site, patient=patient), kept

@@ -1,0 +1,103 @@
+"""Is this machine fit for a run? Each check says what it found, and what to do where it found nothing good."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import openslide
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from histo import __version__
+from histo.cells.detect import CellDetector
+from histo.cells.table import CD8
+from histo.cells.weights import load_weights
+from histo.config import BrightfieldStain, CellsConfig
+from histo.errors import HistoError
+from histo.run.device import choose_device, describe_device
+from histo.slide import Box, open_slide
+from histo.slide.tiles import Tile
+from histo.stain.deconvolution import optical_density, stain_matrix, unmix
+from histo.synthetic.field import render_field
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "tifffile", "imagecodecs", "zarr", "shapely", "scikit-image")
+
+
+def examine(slides: Sequence[Path], out: Path, console: Console) -> bool:
+    """Run all checks and print them; return whether all passed.
+
+    Parameters
+    ----------
+    slides : slides to open and describe, besides the machine.
+    out : folder whose write access is checked.
+    """
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("Python", lambda: f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores"),
+        ("histo", lambda: f"{__version__} in {Path(sys.modules['histo'].__file__ or '').parent}"),
+        ("libraries", lambda: ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)),
+        ("OpenSlide", lambda: openslide.__library_version__),
+        ("device", lambda: describe_device(choose_device("auto"))),
+        ("weights", _weights),
+        ("one tile", _one_tile),
+        ("write access", lambda: _write(out)),
+        *((f"slide {path.name}", lambda path=path: _slide(path)) for path in slides),
+    ]
+    table = Table("check", "result", show_lines=False)
+    passed = True
+    for name, check in checks:
+        try:
+            table.add_row(name, check())
+        except (HistoError, OSError, RuntimeError) as error:
+            passed = False
+            table.add_row(f"[red]{name}[/red]", str(error))
+    console.print(table)
+    return passed
+
+
+def _weights() -> str:
+    weights = load_weights("default")
+    return f"{weights.name}, SHA-256 {weights.sha256[:12]}, {weights.mpp} um/px"
+
+
+def _one_tile() -> str:
+    """Pixels to cells on every device there is; the devices must agree."""
+    field = render_field(seed=1, size_px=512, mpp=0.5)
+    pixels = torch.from_numpy(field.pixels)[None]
+    white = torch.as_tensor(field.white_point, dtype=torch.float32)
+    amounts = unmix(optical_density(pixels, white), stain_matrix(BrightfieldStain().vectors))
+    stain = amounts.permute(0, 3, 1, 2).contiguous()
+    devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    counts: dict[str, int] = {}
+    for device in devices:
+        detector = CellDetector(load_weights("default"), CellsConfig(), device=device, precision="float32")
+        halo, inner = detector.halo_px, 512 - 2 * detector.halo_px
+        tile = Tile(index=0, core=Box(halo, halo, inner, inner), read=Box(0, 0, 512, 512))
+        table = detector.detect(stain.to(device), [tile])[0].table
+        counts[str(device)] = int((table["cell_class"] == CD8).sum())
+    text = ", ".join(f"{count} CD8+ cells on {device}" for device, count in counts.items())
+    if len(set(counts.values())) > 1:
+        raise RuntimeError(f"devices disagree: {text}. Run with --device cpu and check the driver")
+    return text
+
+
+def _write(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return f"{folder.resolve()} can be written"
+
+
+def _slide(path: Path) -> str:
+    with open_slide(path) as slide:
+        slide.read(Box(0, 0, 64, 64), slide.mpp[0])
+        levels = ", ".join(f"{w}x{h}" for w, h in (level.size_px for level in slide.info.levels))
+        return (
+            f"{slide.kind}, {slide.mpp[0]:.4g} um/px, levels {levels}, channels {', '.join(slide.channels)}, "
+            f"read by {slide.info.backend} ({slide.info.decoder})"
+        )

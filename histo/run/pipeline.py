@@ -1,0 +1,325 @@
+"""One slide, from file to results folder. Everything that grows with the slide is streamed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, floor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from scipy import ndimage
+
+from histo import __version__
+from histo.cells.detect import CellDetector, TileCells
+from histo.cells.table import CD8, CELL_COLUMNS, cell_frame
+from histo.config import Config
+from histo.errors import TileReadError
+from histo.measure.density_map import DensityMap
+from histo.measure.slide import measure_slide
+from histo.measure.summary import Flag, ImageSummary, SlideSummary, TileFailure, TissueSummary
+from histo.measure.tally import Tally
+from histo.regions.annotations import Annotations, find_annotations, read_annotations
+from histo.regions.place import Regions, place_cells, place_regions
+from histo.results.atomic import write_text
+from histo.results.cells_parquet import CellParquetWriter
+from histo.results.geojson import CellGeoJsonWriter
+from histo.results.maps import MapsWriter
+from histo.results.overlay import Overlay
+from histo.results.report import write_report
+from histo.run.fingerprint import slide_fingerprint
+from histo.slide import Box, Slide, open_slide
+from histo.slide.reading import read_ahead
+from histo.slide.survey import Survey, survey_slide
+from histo.slide.tiles import Tile, TilePlan, plan_tiles
+from histo.slide.tissue import Tissue, detect_tissue
+from histo.stain.check import stain_flags
+from histo.stain.space import StainTransform, fit_stain
+
+log = logging.getLogger("histo")
+
+_SUMMARY = "summary.json"
+_PART = ".part"
+# Edge of the pieces that a tile is read in where it cannot be read whole.
+_PIECE_PX = 128
+
+TileProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """One slide to do: where it is, what is known of it, where its results go."""
+
+    path: Path
+    slide_id: str
+    folder: Path
+    annotations_folder: Path | None = None
+    mpp_flag: float | None = None
+    mpp_manifest: float | None = None
+
+
+def analyse_slide(
+    job: SlideJob, config: Config, detector: CellDetector, progress: TileProgress | None = None
+) -> tuple[SlideSummary, bool]:
+    """Analyse one slide into its results folder, or keep what is there where it is still valid.
+
+    Parameters
+    ----------
+    progress : called with (tiles done, tiles in all).
+
+    Returns
+    -------
+    The summary, and whether it was kept from an earlier run.
+
+    Raises
+    ------
+    HistoError : the slide, its pixel size, its channels or its annotations cannot be used.
+    """
+    annotations_path = find_annotations(job.path, job.annotations_folder)
+    fingerprint = slide_fingerprint(
+        job.path,
+        config,
+        weights_sha256=detector.weights.sha256,
+        annotations=annotations_path,
+        mpp=job.mpp_flag or job.mpp_manifest,
+    )
+    kept = read_summary(job.folder)
+    if kept is not None and kept.fingerprint == fingerprint:
+        return kept, True
+    with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest) as slide:
+        # Beside the finished files, not in their place: a result of an earlier configuration stays whole until
+        # this one is.
+        part = job.folder / _PART
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        summary = _analyse(slide, job, part, config, detector, annotations_path, fingerprint, progress)
+    # The summary goes first and comes last: a folder without one is unfinished.
+    (job.folder / _SUMMARY).unlink(missing_ok=True)
+    for file in sorted(part.iterdir()):
+        target = job.folder / file.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(file, target)
+    part.rmdir()
+    write_text(job.folder / _SUMMARY, summary.model_dump_json(indent=2))
+    return summary, False
+
+
+def read_summary(folder: Path) -> SlideSummary | None:
+    """Return the summary in a results folder; None where there is none that this version understands."""
+    try:
+        return SlideSummary.model_validate_json((folder / _SUMMARY).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _analyse(
+    slide: Slide,
+    job: SlideJob,
+    folder: Path,
+    config: Config,
+    detector: CellDetector,
+    annotations_path: Path | None,
+    fingerprint: str,
+    progress: TileProgress | None,
+) -> SlideSummary:
+    survey = survey_slide(slide, config.tissue.mpp_um)
+    tissue = detect_tissue(survey, slide.kind, config.tissue)
+    stain = fit_stain(slide, survey, tissue, config.stain)
+    annotations = (
+        None
+        if annotations_path is None
+        else read_annotations(annotations_path, slide, dict(config.regions.names))
+    )
+    regions = place_regions(
+        annotations,
+        tissue=tissue.mask,
+        assessed=tissue.assessed,
+        coverage=survey.coverage,
+        mpp=survey.mpp,
+        config=config.regions,
+    )
+    plan = plan_tiles(
+        slide,
+        tissue,
+        mpp=detector.mpp,
+        tile_um=config.run.tile_um,
+        halo_px=detector.halo_px,
+        multiple=detector.multiple,
+        offset_um=config.run.tile_offset_um,
+    )
+    # Cells further out than a pixel from assessed tissue depend on which cores happen to reach them.
+    near_tissue = ndimage.binary_dilation(tissue.assessed, np.ones((3, 3), bool))
+    tally = Tally()
+    density = DensityMap(slide.size_um, config.results.density_map_um)
+    overlay = Overlay(
+        slide,
+        max_px=config.results.overlay_max_px,
+        assessed=regions.assessed,
+        mpp=survey.mpp,
+        tumour=regions.tumour,
+        border=regions.border,
+    )
+    failures: list[TileFailure] = []
+    unread = tissue.unread.copy()
+    n_cells = 0
+    with (
+        MapsWriter(folder / "maps.zarr", slide, detector.mpp, labels=config.results.label_maps) as maps,
+        CellParquetWriter(folder / "cells.parquet") as parquet,
+        _geojson(folder, slide, job.slide_id, config) as geojson,
+    ):
+        for tile, found in _detect(slide, plan, stain, detector, config, progress):
+            if isinstance(found, TileReadError):
+                failures.append(_failure(tile, found, slide, detector.mpp))
+                unread |= _covered(tile.core, detector.mpp, unread.shape, survey.mpp)
+                continue
+            keep = _pixels(near_tissue, found.table, survey.mpp)
+            labels = _renumber(found.labels, keep, n_cells)
+            cells = _place(found.table[keep], regions, slide, n_cells)
+            outlines = found.outlines[keep]
+            n_cells += len(cells)
+            tally.add(cells)
+            counted = cells[(cells["cell_class"] == CD8) & cells["in_tissue"]]
+            density.add(counted["x_um"].to_numpy(), counted["y_um"].to_numpy())
+            overlay.add(cells, outlines)
+            parquet.write(cells, outlines)
+            if geojson is not None:
+                geojson.write(cells, outlines)
+            if maps.labels is not None:
+                maps.labels.write(tile.read, labels)
+        regions = _without(regions, unread)
+        maps.write_overview(survey.overview, survey.mpp)
+        maps.write_regions(regions.region_map, regions.zone_map, regions.mpp)
+        maps.write_distance(regions.signed_distance_um, regions.mpp)
+        area = density.area_on(survey.coverage * regions.assessed, survey.mpp)
+        maps.write_density(density.per_mm2(area), density.cell_um)
+    overlay.save(folder / "overlay.png")
+
+
+def _detect(
+    slide: Slide,
+    plan: TilePlan,
+    stain: StainTransform,
+    detector: CellDetector,
+    config: Config,
+    progress: TileProgress | None,
+) -> Iterator[tuple[Tile, TileCells | TileReadError]]:
+    """Yield the cells of each tile in the order of the plan; an unreadable tile comes in pieces."""
+    run = config.run
+    done = 0
+
+    def cells_of(tiles: list[Tile], pixels: list[NDArray[Any]]) -> Iterator[tuple[Tile, TileCells]]:
+        batch = torch.from_numpy(np.stack(pixels)).to(detector.device)
+        yield from zip(tiles, detector.detect(stain(batch), tiles), strict=True)
+
+    def report(n: int) -> None:
+        nonlocal done
+        done += n
+        if progress is not None:
+            progress(done, len(plan.tiles))
+
+    report(0)
+    tiles: list[Tile] = []
+    pixels: list[NDArray[Any]] = []
+    reads = read_ahead(slide, plan.tiles, plan.mpp, threads=run.reader_threads, ahead=run.read_ahead_tiles)
+    for tile, read in reads:
+        if not isinstance(read, TileReadError):
+            tiles.append(tile)
+            pixels.append(read)
+        if tiles and (len(tiles) == run.batch_size or isinstance(read, TileReadError)):
+            yield from cells_of(tiles, pixels)
+            report(len(tiles))
+            tiles, pixels = [], []
+        if isinstance(read, TileReadError):
+            for piece in _pieces(tile, detector):
+                try:
+                    part = slide.read(piece.read, plan.mpp)
+                except TileReadError as error:
+                    yield piece, error
+                else:
+                    yield from cells_of([piece], [part])
+            report(1)
+    if tiles:
+        yield from cells_of(tiles, pixels)
+        report(len(tiles))
+
+
+def _pieces(tile: Tile, detector: CellDetector) -> Iterator[Tile]:
+    """Cut a tile into small ones with halos of their own, so that a damaged spot costs no more than it must."""
+    halo, size = detector.halo_px, -(-_PIECE_PX // detector.multiple) * detector.multiple
+    core = tile.core
+    for y in range(core.y, core.bottom, size):
+        for x in range(core.x, core.right, size):
+            piece = Box(x, y, min(size, core.right - x), min(size, core.bottom - y))
+            read = Box(x - halo, y - halo, piece.width + 2 * halo, piece.height + 2 * halo)
+            yield Tile(tile.index, piece, read)
+
+
+def _place(table: pd.DataFrame, regions: Regions, slide: Slide, n_before: int) -> pd.DataFrame:
+    """Number the cells of a tile and say where they are; see `CELL_COLUMNS`."""
+    x_um, y_um = table["x_um"].to_numpy(), table["y_um"].to_numpy()
+    place = place_cells(regions, x_um, y_um)
+    columns: dict[str, NDArray[Any]] = {name: table[name].to_numpy() for name in table.columns}
+    columns |= {
+        "cell_id": np.arange(n_before + 1, n_before + 1 + len(table)),
+        "x_px": x_um / slide.mpp[0],
+        "y_px": y_um / slide.mpp[1],
+        "in_tissue": place.in_tissue,
+        "region": place.region,
+        "zone": place.zone,
+        "signed_distance_um": place.signed_distance_um,
+    }
+    return cell_frame(columns, CELL_COLUMNS)
+
+
+def _pixels(mask: NDArray[np.bool_], table: pd.DataFrame, mpp: float) -> NDArray[np.bool_]:
+    """Return the mask's value under each cell's centroid; False outside the mask."""
+    row = np.floor(table["y_um"].to_numpy() / mpp).astype(np.int64)
+    column = np.floor(table["x_um"].to_numpy() / mpp).astype(np.int64)
+    inside = (row >= 0) & (row < mask.shape[0]) & (column >= 0) & (column < mask.shape[1])
+    return inside & mask[np.where(inside, row, 0), np.where(inside, column, 0)]
+
+
+def _renumber(labels: NDArray[np.int32], keep: NDArray[np.bool_], n_before: int) -> NDArray[np.int32]:
+    """Turn a tile's local ids into the slide's: kept cells in their order after `n_before`, the others 0."""
+    number = np.zeros(len(keep) + 1, np.int32)
+    number[1:][keep] = np.arange(n_before + 1, n_before + 1 + int(keep.sum()))
+    return number[labels]
+
+
+def _covered(core: Box, mpp: float, shape: tuple[int, ...], coarse_mpp: float) -> NDArray[np.bool_]:
+    """Return the pixels of the coarse grid that a core touches."""
+    mask = np.zeros(shape, bool)
+    scale = mpp / coarse_mpp
+    rows = slice(max(0, floor(core.y * scale)), max(0, ceil(core.bottom * scale)))
+    columns = slice(max(0, floor(core.x * scale)), max(0, ceil(core.right * scale)))
+    mask[rows, columns] = True
+    return mask
+
+
+def _failure(tile: Tile, error: TileReadError, slide: Slide, mpp: float) -> TileFailure:
+    scale_x, scale_y = mpp / slide.mpp[0], mpp / slide.mpp[1]
+    core = tile.core
+    return TileFailure(
+        x_px=core.x * scale_x,
+        y_px=core.y * scale_y,
+        width_px=core.width * scale_x,
+        height_px=core.height * scale_y,
+        error=error.what,
+    )
+
+
+def _without(regions: Regions, unread: NDArray[np.bool_]) -> Regions:
+    return replace(
+        regions,
+        assessed=regions.assessed & ~unread,
+        zone_map=np.where(unread, 0, regions.zone_map).astype(np.uint8),
+    )

@@ -1,0 +1,368 @@
+"""Which cells there are and what each looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from histo.synthetic.noise import FloatArray
+from histo.synthetic.stamp import NUCLEUS, UNLABELLED, WHOLE_CELL, Cells
+from histo.synthetic.tissue import GLASS, STROMA, TUMOUR
+
+# (x_um, y_um) -> value at each point.
+PointFunction = Callable[[FloatArray, FloatArray], FloatArray]
+
+
+def lattice(
+    rng: np.random.Generator,
+    box_um: tuple[float, float, float, float],
+    spacing_um: float,
+    jitter: float = 0.25,
+) -> tuple[FloatArray, FloatArray]:
+    """Return points that keep apart: a hexagonal lattice, bent by a smooth field and shaken.
+
+    Parameters
+    ----------
+    box_um : x, y, width, height to cover; points reach a little beyond it.
+    spacing_um : between neighbours; the density is 1.1547 / spacing_um**2 per um2.
+    jitter : standard deviation of the shaking, in spacings.
+    """
+    x0, y0, width, height = box_um
+    columns = int(width / spacing_um) + 4
+    rows = int(height / (spacing_um * 0.8660254)) + 4
+    grid = np.mgrid[-2 : rows - 2, -2 : columns - 2].reshape(2, -1).astype(np.float32)
+    x = (grid[1] + 0.5 * (grid[0] % 2)) * spacing_um
+    y = grid[0] * (spacing_um * 0.8660254)
+    phase = rng.uniform(0, 2 * np.pi, 6)
+    lengths = rng.uniform(40, 120, 6)
+    # Bending: a few plane waves of lengths prime to one another in practice, gentle enough to keep points apart.
+    bend_x = sum(np.sin(y / lengths[k] * 6.28 + x / lengths[k] * 2 + phase[k]) for k in range(3))
+    bend_y = sum(np.sin(x / lengths[k] * 6.28 - y / lengths[k] * 2 + phase[k]) for k in range(3, 6))
+    shake = rng.standard_normal((2, len(x))).astype(np.float32).clip(-1.8, 1.8) * (jitter * spacing_um)
+    x = x + np.asarray(bend_x) * 3.0 + shake[0] + rng.uniform(0, spacing_um) + x0
+    y = y + np.asarray(bend_y) * 3.0 + shake[1] + rng.uniform(0, spacing_um) + y0
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def kept_apart(
+    fixed: tuple[FloatArray, FloatArray], x: FloatArray, y: FloatArray, distance_um: FloatArray | float
+) -> NDArray[np.bool_]:
+    """Tell which points are farther than `distance_um` from all fixed ones."""
+    if len(fixed[0]) == 0 or len(x) == 0:
+        return np.ones(len(x), bool)
+    nearest, _ = cKDTree(np.column_stack(fixed)).query(
+        np.column_stack([x, y]), distance_upper_bound=float(np.max(distance_um))
+    )
+    return np.asarray(nearest > distance_um)
+
+
+def hard_core(x: FloatArray, y: FloatArray, distance_um: float) -> NDArray[np.bool_]:
+    """Tell which points stay when, of every two closer than `distance_um`, the later goes."""
+    keep = np.ones(len(x), bool)
+    if len(x) < 2:
+        return keep
+    pairs = cKDTree(np.column_stack([x, y])).query_pairs(distance_um, output_type="ndarray")
+    keep[pairs[:, 1]] = False
+    return keep
+
+
+def _base(
+    rng: np.random.Generator, x: FloatArray, y: FloatArray, lobes: float
+) -> dict[str, NDArray[np.generic]]:
+    n = len(x)
+    zeros = np.zeros(n, np.float32)
+    # Higher harmonics weaker, as in the outlines of real nuclei.
+    scale = np.array([1, 1, 0.7, 0.7, 0.45, 0.45], np.float32) * np.float32(lobes)
+    names = (
+        "length_um",
+        "width_um",
+        "nucleus_length_um",
+        "nucleus_width_um",
+        "nucleus_dx_um",
+        "nucleus_dy_um",
+        "nuclear",
+        "vesicular",
+        "nucleolus",
+        "cytoplasm",
+        "ring",
+        "ring_gaps",
+        "brown",
+        "brown_nucleus",
+    )
+    base: dict[str, NDArray[np.generic]] = dict.fromkeys(names, zeros)
+    base |= {
+        "x_um": np.asarray(x, np.float32),
+        "y_um": np.asarray(y, np.float32),
+        "angle": rng.uniform(0, np.pi, n).astype(np.float32),
+        "lobes": rng.standard_normal((n, 6)).astype(np.float32) * scale,
+        "ring_width_um": np.ones(n, np.float32),
+        "ring_phase": rng.uniform(0, 2 * np.pi, n).astype(np.float32),
+        # Most cells lie in focus, some above or below it.
+        "edge_um": (0.75 * np.exp(np.abs(rng.normal(0, 0.45, n)))).astype(np.float32),
+        "label": np.full(n, NUCLEUS, np.int8),
+    }
+    return base
+
+
+def _make(base: dict[str, NDArray[np.generic]], **values: NDArray[np.generic] | float) -> Cells:
+    n = len(base["x_um"])
+    for name, value in values.items():
+        array = np.asarray(value)
+        base[name] = np.broadcast_to(array, (n, *array.shape[1:])).astype(
+            np.int8 if name == "label" else np.float32
+        )
+    return Cells(**base)  # type: ignore[arg-type]
+
+
+def _lognormal(rng: np.random.Generator, median: float, spread: float, n: int) -> FloatArray:
+    return (median * np.exp(spread * rng.standard_normal(n).clip(-2.2, 2.2))).astype(np.float32)
+
+
+def tumour_cells(
+    rng: np.random.Generator,
+    x: FloatArray,
+    y: FloatArray,
+    *,
+    size_um: float = 4.3,
+    columnar: float = 0.0,
+    across: FloatArray | None = None,
+) -> Cells:
+    """Carcinoma: large vesicular nuclei with nucleoli, blue-grey cytoplasm.
+
+    Parameters
+    ----------
+    size_um : median nuclear radius.
+    columnar : 0 for solid sheets of oval nuclei to 1 for palisades; across : (n,) the palisades' direction.
+    """
+    n = len(x)
+    radius = _lognormal(rng, size_um, 0.15, n)
+    aspect = np.exp(rng.normal(0.1, 0.1, n).clip(0, 0.5) + 0.28 * columnar)
+    mitotic = rng.random(n) < 0.02
+    cell = radius * rng.uniform(1.75, 2.1, n)
+    base = _base(rng, x, y, 0.05)
+    if across is not None and columnar > 0:
+        base["angle"] = (across + rng.normal(0, 0.25, n)).astype(np.float32)
+    return _make(
+        base,
+        length_um=cell * np.sqrt(aspect),
+        width_um=cell / np.sqrt(aspect),
+        nucleus_length_um=radius * aspect,
+        nucleus_width_um=radius / aspect,
+        nuclear=_lognormal(rng, 0.55, 0.3, n) * np.where(mitotic, 1.9, 1),
+        vesicular=np.where(mitotic, 0, rng.uniform(0.1, 0.6, n)),
+        nucleolus=np.where(rng.random(n) < 0.65, rng.uniform(0.2, 0.9, n), 0),
+        cytoplasm=_lognormal(rng, 1, 0.2, n),
+    )
+
+
+def hepatocytes(rng: np.random.Generator, x: FloatArray, y: FloatArray) -> Cells:
+    """Liver plates: polygonal cells with round central nuclei, some with none in the section."""
+    n = len(x)
+    radius = _lognormal(rng, 3.6, 0.1, n)
+    seen = rng.random(n) < 0.72
+    return _make(
+        _base(rng, x, y, 0.02),
+        length_um=_lognormal(rng, 13.5, 0.07, n),
+        width_um=_lognormal(rng, 13.5, 0.07, n),
+        nucleus_length_um=radius,
+        nucleus_width_um=radius * rng.uniform(0.92, 1, n),
+        nucleus_dx_um=rng.normal(0, 1.2, n),
+        nucleus_dy_um=rng.normal(0, 1.2, n),
+        nuclear=_lognormal(rng, 0.5, 0.25, n) * seen,
+        vesicular=rng.uniform(0.2, 0.6, n),
+        nucleolus=rng.uniform(0.3, 1.1, n),
+        cytoplasm=_lognormal(rng, 1, 0.1, n),
+        label=np.where(seen, NUCLEUS, UNLABELLED),
+    )
+
+
+def spindle_cells(rng: np.random.Generator, x: FloatArray, y: FloatArray, angle: FloatArray) -> Cells:
+    """Fibroblasts and endothelium: thin dark nuclei along the fibres."""
+    n = len(x)
+    return _make(
+        _base(rng, x, y, 0.07),
+        nucleus_length_um=_lognormal(rng, 5.6, 0.28, n),
+        nucleus_width_um=_lognormal(rng, 1.7, 0.25, n),
+        angle=angle + rng.normal(0, 0.25, n),
+        nuclear=_lognormal(rng, 0.7, 0.35, n),
+        vesicular=rng.uniform(0, 0.5, n),
+    )
+
+
+def lymphocytes(rng: np.random.Generator, x: FloatArray, y: FloatArray) -> Cells:
+    """CD8-negative lymphocytes, plasma cells and other small leucocytes."""
+    n = len(x)
+    radius = _lognormal(rng, 3.0, 0.13, n)
+    aspect = np.exp(rng.normal(0.06, 0.07, n).clip(0, 0.4))
+    return _make(
+        _base(rng, x, y, 0.045),
+        length_um=radius * 1.25,
+        width_um=radius * 1.25,
+        nucleus_length_um=radius * aspect,
+        nucleus_width_um=radius / aspect,
+        nuclear=_lognormal(rng, 1.0, 0.22, n),
+        vesicular=rng.uniform(0, 0.3, n),
+        cytoplasm=rng.uniform(0, 0.8, n),
+    )
+
+
+def ghost_nuclei(rng: np.random.Generator, x: FloatArray, y: FloatArray) -> Cells:
+    """Nuclei far out of focus: pale smudges that nobody counts."""
+    n = len(x)
+    radius = _lognormal(rng, 3.6, 0.25, n)
+    cells = _make(
+        _base(rng, x, y, 0.08),
+        nucleus_length_um=radius * rng.uniform(1, 1.5, n),
+        nucleus_width_um=radius,
+        nuclear=rng.uniform(0.05, 0.17, n),
+        label=UNLABELLED,
+    )
+    return replace(cells, edge_um=rng.uniform(2.5, 4.5, n).astype(np.float32))
+
+
+def debris(rng: np.random.Generator, x: FloatArray, y: FloatArray, brown: float, black: float = 0.0) -> Cells:
+    """Specks that are no cells: precipitate, pigment, crumbs; black where `black` is above 0."""
+    n = len(x)
+    radius = rng.gamma(2.0, 0.35, n).clip(0.25, 2.6)
+    length = radius * np.exp(rng.exponential(0.3, n)).clip(1, 3)
+    return _make(
+        _base(rng, x, y, 0.14),
+        length_um=length,
+        width_um=radius,
+        nucleus_length_um=length,
+        nucleus_width_um=radius,
+        nuclear=black,
+        brown=brown * _lognormal(rng, 1, 0.5, n),
+        label=UNLABELLED,
+    )
+
+
+def vessel_walls(
+    rng: np.random.Generator, x: FloatArray, y: FloatArray, radius_um: FloatArray, brown: float
+) -> Cells:
+    """Walls of capillaries and small vessels, brown by cross-reaction: rings and slits wider than a cell."""
+    n = len(x)
+    aspect = np.exp(rng.uniform(0, 1.1, n))
+    return _make(
+        _base(rng, x, y, 0.06),
+        length_um=radius_um * aspect,
+        width_um=radius_um / aspect,
+        nucleus_length_um=0.1,
+        nucleus_width_um=0.1,
+        ring=brown * _lognormal(rng, 1, 0.3, n),
+        ring_width_um=rng.uniform(0.9, 2.0, n),
+        ring_gaps=rng.uniform(0.2, 0.9, n),
+        label=UNLABELLED,
+    )
+
+
+def cd8_cells(
+    rng: np.random.Generator,
+    x: FloatArray,
+    y: FloatArray,
+    *,
+    squeezed: FloatArray,
+    along: FloatArray,
+    crispness: float = 0.5,
+    solid: float = 0.0,
+) -> Cells:
+    """CD8+ T cells, 6 to 10 um across.
+
+    Parameters
+    ----------
+    squeezed : (n,) 0 round to 1 pressed between fibres; along : (n,) direction of the fibres, radians.
+    crispness : 1 thin sharp membranes, 0 cells that the chromogen fills.
+    solid : share of cells that the chromogen fills wholly, nucleus and all.
+    """
+    n = len(x)
+    filled = rng.random(n) < solid
+    cell = _lognormal(rng, 3.95, 0.12, n) * np.where(filled, rng.uniform(0.9, 1.3, n), 1)
+    stretch = np.exp(np.abs(rng.normal(0, 0.11, n)) + squeezed * rng.uniform(0.25, 0.75, n))
+    stretch = stretch.clip(1, 2.3)
+    angle = np.where(squeezed > 0.05, along + rng.normal(0, 0.3, n), rng.uniform(0, np.pi, n))
+    length, width = cell * np.sqrt(stretch), cell / np.sqrt(stretch)
+    fill = rng.uniform(0.68, 0.84, n)
+    off = rng.uniform(0, 0.5, n) * (1 - fill) * 2.2
+    turn = rng.uniform(0, 2 * np.pi, n)
+    # Looks: line, ring with stained cytoplasm, blot over the nucleus, solid; and cells cut beside the nucleus.
+    blot = (rng.random(n) > 0.55 + 0.4 * crispness) | filled
+    no_nucleus = rng.random(n) < 0.13
+    faint = np.where(rng.random(n) < 0.14, rng.uniform(0.3, 0.6, n), 1)
+    amount = _lognormal(rng, 1, 0.27, n) * faint
+    body = np.where(blot, rng.uniform(0.75, 1.1, n), rng.uniform(0.12, 0.55, n) * (1.25 - crispness))
+    over = np.where(blot, rng.uniform(0.0, 0.4, n), rng.uniform(0.0, 0.12, n))
+    over = np.where(filled, rng.uniform(0.35, 0.6, n), over)
+    base = _base(rng, x, y, 0.055)
+    base["lobes"] = (base["lobes"] * np.where(filled, 1.4, 1)[:, None]).astype(np.float32)
+    ring = np.where(blot, rng.uniform(0.3, 0.6, n), rng.uniform(0.75, 1.15, n)) * np.where(filled, 0.15, 1)
+    return _make(
+        base,
+        length_um=length,
+        width_um=width,
+        angle=angle,
+        nucleus_length_um=length * fill,
+        nucleus_width_um=width * fill,
+        nucleus_dx_um=off * np.cos(turn),
+        nucleus_dy_um=off * np.sin(turn),
+        nuclear=_lognormal(rng, 0.95, 0.25, n) * np.where(no_nucleus, 0.08, 1) * np.where(filled, 0.5, 1),
+        vesicular=rng.uniform(0, 0.3, n),
+        ring=amount * ring,
+        ring_width_um=rng.uniform(0.55, 1.15, n) + 0.35 * (1 - crispness),
+        ring_gaps=rng.uniform(0, 0.75, n) * np.where(blot, 0.4, 1),
+        brown=amount * body,
+        brown_nucleus=amount * over,
+        label=WHOLE_CELL,
+    )
+
+
+def decoys(
+    rng: np.random.Generator,
+    area: tuple[float, float, float, float],
+    weights_at: PointFunction,
+    *,
+    precipitate: float,
+    pigment: float,
+    vessels: float,
+    ghosts: float,
+) -> list[Cells]:
+    """Draw what is no cell to be counted; each strength is 0 for none to 1 for much.
+
+    Parameters
+    ----------
+    area : x, y, width, height in um. weights_at : classes of tissue at points, (class, n).
+    """
+    area_mm2 = area[2] * area[3] / 1e6
+    parts = []
+
+    def scattered(per_mm2: float, clumps: float) -> tuple[FloatArray, FloatArray]:
+        n = int(rng.poisson(per_mm2 * area_mm2))
+        centres = max(1, int(n / max(clumps, 1)))
+        pick = rng.integers(0, centres, n)
+        shake = rng.normal(0, 1.8, (2, n)) * (clumps > 1)
+        x = rng.uniform(area[0], area[0] + area[2], centres)[pick] + shake[0]
+        y = rng.uniform(area[1], area[1] + area[3], centres)[pick] + shake[1]
+        return x.astype(np.float32), y.astype(np.float32)
+
+    def in_tissue(x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:
+        return np.asarray(weights_at(x, y)[GLASS] < 0.5)
+
+    x, y = scattered(precipitate * 3500, float(rng.choice([1, 1, 6, 14])))
+    black = float(rng.uniform(0.5, 2.0)) if rng.random() < 0.25 else 0.0
+    parts.append(debris(rng, x, y, float(rng.uniform(0.4, 1.6)), black))
+    x, y = scattered(pigment * 2500, 8)
+    inside = in_tissue(x, y)
+    parts.append(debris(rng, x[inside], y[inside], float(rng.uniform(0.25, 0.7))))
+    x, y = scattered(vessels * 260, 1)
+    here = weights_at(x, y)
+    inside = here[STROMA] + 0.3 * here[TUMOUR] > 0.25
+    radius = rng.uniform(4.0, 13, len(x)).astype(np.float32)
+    strength = float(rng.uniform(0.25, 0.9))
+    parts.append(vessel_walls(rng, x[inside], y[inside], radius[inside], strength))
+    x, y = scattered(ghosts * 1500, 1)
+    inside = in_tissue(x, y)
+    parts.append(ghost_nuclei(rng, x[inside], y[inside]))
+    return parts

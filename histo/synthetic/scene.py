@@ -1,0 +1,234 @@
+"""The tissue behind the cells, and the pen that draws both: shared by fields and slides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histo.slide.geometry import Box
+from histo.synthetic.noise import FloatArray, noise, smoothstep
+from histo.synthetic.optics import Lamp, Look, blurred, transmitted
+from histo.synthetic.stamp import Layers
+from histo.synthetic.tissue import GLASS, HOST, LYMPHOID, NECROSIS, STROMA, TUMOUR
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the tissue of one slide is like, apart from its geometry.
+
+    offset : of all textures, px. fibre_angle : main direction of the stroma. chromatin : contrast of nuclear
+    texture. web : contrast of fibres. haze : haematoxylin everywhere in tissue. tan : brown tint of hepatocytes.
+    cytoplasm : haematoxylin of tumour cells and hepatocytes.
+    crispness : of CD8 membranes, 0 to 1. solid : share of CD8+ cells filled with chromogen.
+    nucleus_um : median radius of tumour nuclei. columnar : 0 sheets to 1 palisades round lumina.
+    precipitate, pigment, blush, vessels, membrane, ghosts : what is no CD8+ cell, 0 to 1.
+    """
+
+    offset: tuple[int, int]
+    fibre_angle: float
+    chromatin: float
+    web: float
+    haze: float
+    tan: float
+    cytoplasm: float
+    crispness: float
+    solid: float
+    nucleus_um: float
+    columnar: float
+    precipitate: float
+    pigment: float
+    blush: float
+    vessels: float
+    membrane: float
+    ghosts: float
+
+
+def draw_ground(rng: np.random.Generator) -> Ground:
+    """Draw a tissue; each disturbance is absent in most."""
+
+    def sometimes(share: float) -> float:
+        strength = float(rng.beta(1, 2))
+        return strength if rng.random() < share else 0.0
+
+    column, row = rng.integers(0, 1024, 2)
+    return Ground(
+        offset=(int(column), int(row)),
+        fibre_angle=float(rng.uniform(0, np.pi)),
+        chromatin=float(rng.uniform(0.15, 0.5)),
+        web=float(rng.uniform(0.4, 1.5)),
+        haze=float(np.exp(rng.uniform(np.log(0.01), np.log(0.3)))),
+        tan=float(rng.uniform(0.0, 0.14)),
+        cytoplasm=float(np.exp(rng.uniform(np.log(0.03), np.log(0.3)))),
+        crispness=float(rng.uniform(0, 1)),
+        solid=sometimes(0.35),
+        nucleus_um=float(rng.uniform(3.5, 5.0)),
+        columnar=sometimes(0.5) ** 0.5,
+        precipitate=sometimes(0.35),
+        pigment=sometimes(0.25),
+        blush=sometimes(0.5),
+        vessels=sometimes(0.35),
+        membrane=sometimes(0.2),
+        ghosts=sometimes(0.5),
+    )
+
+
+def fibre_angle(x_um: FloatArray, y_um: FloatArray, ground: Ground) -> FloatArray:
+    """Direction of the stroma at points, radians: the contour lines that `_fibres` draws."""
+    slope = 0.9 * np.cos(_wave(x_um, y_um, ground))
+    return (ground.fibre_angle + np.arctan(slope)).astype(np.float32)
+
+
+def _wave(x_um: FloatArray, y_um: FloatArray, ground: Ground) -> FloatArray:
+    cos, sin = np.cos(ground.fibre_angle), np.sin(ground.fibre_angle)
+    along = x_um * np.float32(cos) + y_um * np.float32(sin)
+    across = y_um * np.float32(cos) - x_um * np.float32(sin)
+    return along * np.float32(2 * np.pi / 145) + across * np.float32(2 * np.pi / 420)
+
+
+def _fibres(box: Box, mpp: float, ground: Ground) -> FloatArray:
+    """Wavy fibres: an oriented texture sampled along bent coordinates."""
+    x = ((np.arange(box.x, box.right) + 0.5) * mpp).astype(np.float32)[None]
+    y = ((np.arange(box.y, box.bottom) + 0.5) * mpp).astype(np.float32)[:, None]
+    cos, sin = np.float32(np.cos(ground.fibre_angle)), np.float32(np.sin(ground.fibre_angle))
+    along = x * cos + y * sin
+    across = y * cos - x * sin
+    across = across - np.sin(_wave(x, y, ground)) * np.float32(0.9 * 145 / (2 * np.pi))
+    texture = noise(Box(0, 0, 1024, 1024), (2.0, 22.0), ground.offset, 4)
+    # Texture pixels of 0.4 um: fibres 1 um thick and some 10 um long.
+    rows = (across * np.float32(2.5)).astype(np.int32) & 1023
+    columns = (along * np.float32(2.5)).astype(np.int32) & 1023
+    result: FloatArray = texture.reshape(-1).take(rows * 1024 + columns)
+    return result
+
+
+def layered(painted: Layers, weights: FloatArray, ground: Ground, box: Box, mpp: float) -> FloatArray:
+    """Cells on their tissue: (H, W, 3) amounts nuclear, CD8, residual, before the look's scales.
+
+    Parameters
+    ----------
+    painted : cells of the window. weights : (class, H, W) of the window. box : the window.
+    """
+    offset = ground.offset
+    fine = noise(box, 0.7 / mpp, offset, 5)
+    granular = noise(box, 1.5 / mpp, offset, 6)
+    cloudy = noise(box, 12.0 / mpp, offset, 7)
+    tissue = 1 - weights[GLASS]
+    stroma = weights[STROMA] + np.float32(0.4) * weights[LYMPHOID]
+    strands = np.zeros_like(tissue)
+    if stroma.max() > 0.01:
+        fibres = _fibres(box, mpp, ground)
+        # Fibres come and go with the section; between them a fine web.
+        strands = np.maximum(fibres + np.float32(0.5) * cloudy, 0)
+        strands += np.maximum(0.5 - 2 * np.abs(noise(box, 2.4 / mpp, offset, 11)), 0)
+        strands *= stroma * np.float32(0.07 * ground.web)
+    # Where cells meet, their bodies' layer falls to a valley.
+    bodies = np.minimum(painted.cytoplasm, 1)
+    cytoplasm = painted.cytoplasm * (1 + np.float32(0.18) * granular) * (1 - weights[GLASS])
+    back = tissue * np.float32(ground.haze)
+    back += strands
+    back += cytoplasm * np.float32(ground.cytoplasm)
+    if weights[NECROSIS].any():
+        smudges = noise(box, 3.5 / mpp, offset, 12)
+        back += weights[NECROSIS] * np.maximum(0.12 + 0.03 * granular + 0.08 * smudges, 0)
+    back *= np.maximum(1 + np.float32(0.2) * cloudy + np.float32(0.1) * fine, 0.1)
+    texture = np.float32(ground.chromatin) * (np.float32(0.45) * fine + granular)
+    nuclear = painted.nuclear * np.maximum(1 + texture, 0.1)
+    amounts = np.empty((box.height, box.width, 3), np.float32)
+    # A nucleus takes the place of cytoplasm and fibres.
+    outside = np.maximum(1 - np.float32(1.3) * painted.nuclear, 0)
+    amounts[..., 0] = nuclear + back * outside
+    brown = painted.brown * np.maximum(1 + np.float32(0.14) * fine + np.float32(0.24) * granular, 0.05)
+    if ground.membrane > 0 and weights[TUMOUR].any():
+        seams = np.exp(-np.square((bodies - 0.35) / np.float32(0.3))) * (1 + np.float32(0.4) * granular)
+        body = np.minimum(bodies, 0.6) * (0.5 + 0.3 * granular) * outside
+        brown += np.float32(ground.membrane) * weights[TUMOUR] * np.maximum(1.1 * seams + body, 0)
+    # What chromogen can be laid down is bounded.
+    brown = np.float32(1.9) * (1 - np.exp(brown * np.float32(-1 / 1.9)))
+    if ground.blush > 0:
+        blush = np.maximum(cloudy + np.float32(0.35) * granular + np.float32(0.2), 0)
+        brown += (
+            np.float32(0.2 * ground.blush) * blush * (np.float32(0.35) * tissue + np.float32(0.65) * stroma)
+        )
+        brown += np.float32(2.5 * ground.blush / ground.web) * strands * np.maximum(cloudy, 0)
+    if weights[HOST].any():
+        brown += cytoplasm * weights[HOST] * np.float32(ground.tan) * np.maximum(1 + 0.5 * granular, 0)
+    if weights[NECROSIS].any():
+        brown += weights[NECROSIS] * np.float32(ground.tan) * np.maximum(0.7 + 0.3 * granular, 0)
+    brown += tissue * np.float32(0.012)
+    amounts[..., 1] = brown
+    amounts[..., 2] = tissue * (np.float32(0.012) * fine + np.float32(0.005))
+    return amounts
+
+
+def expose(amounts: FloatArray, look: Look, ground: Ground, box: Box, mpp: float) -> NDArray[np.uint8]:
+    """Amounts to (H, W, 3) uint8 as the scanner stores them, before compression."""
+    scaled = amounts * np.array([look.counterstain, look.brown, 1.0], np.float32)
+    light = transmitted(blurred(scaled, look.blur_um / mpp), look)
+    if look.sharpen > 0:
+        light += np.float32(look.sharpen) * (light - blurred(light, max(0.6, 0.45 / mpp)))
+    if look.noise > 0:
+        for channel in range(3):
+            light[..., channel] += np.float32(look.noise) * noise(box, 0.4, ground.offset, 8 + channel)
+    light += np.float32(0.5)
+    return np.clip(light, 0, 255, out=light).astype(np.uint8)
+
+
+def with_gaps(
+    weights: FloatArray, islands: FloatArray, box: Box, mpp: float, ground: Ground, lumen_from: float
+) -> FloatArray:
+    """Open the lumina of glands (where `islands` exceeds `lumen_from`) and the sinusoids of liver plates."""
+    has_lumina = ground.columnar > 0.3 and weights[TUMOUR].any()
+    has_sinusoids = weights[HOST].any()
+    if not (has_lumina or has_sinusoids):
+        return weights
+    gap = np.zeros_like(weights[GLASS])
+    if has_lumina:
+        gap += weights[TUMOUR] * smoothstep(islands, lumen_from, lumen_from + 0.12)
+    if has_sinusoids:
+        slits = np.abs(noise(box, 10.0 / mpp, ground.offset, 13))
+        slits -= np.float32(0.12) * noise(box, 6.0 / mpp, ground.offset, 14)
+        gap += weights[HOST] * smoothstep(-slits, -0.22, 0.05) * np.float32(0.8)
+    weights = weights * (1 - gap)
+    weights[GLASS] += gap
+    return weights
+
+
+def fluoresce(
+    amounts: FloatArray,
+    painted: Layers,
+    weights: FloatArray,
+    lamp: Lamp,
+    ground: Ground,
+    box: Box,
+    mpp: float,
+) -> NDArray[np.uint16]:
+    """The same cells through another pen: (H, W, 3) uint16 nuclear, CD8, autofluorescence."""
+    tissue = 1 - weights[GLASS]
+    cloudy = noise(box, 12.0 / mpp, ground.offset, 7)
+    granular = noise(box, 1.5 / mpp, ground.offset, 6)
+    auto = tissue * (0.25 + np.float32(0.35) * weights[HOST] + np.float32(0.2) * weights[STROMA])
+    auto *= np.maximum(1 + np.float32(0.25) * cloudy, 0.1)
+    body = np.maximum(0.15 + np.float32(0.08) * granular, 0) * (1 + 2 * weights[HOST])
+    auto += painted.cytoplasm * body
+    auto *= np.float32(lamp.autofluorescence)
+    nuclear = painted.nuclear * np.maximum(1 + np.float32(ground.chromatin) * granular, 0.2)
+    to_nuclear, from_nuclear, from_auto, from_cd8 = (np.float32(value) for value in lamp.spill)
+    cd8 = painted.brown * np.float32(lamp.cd8) + from_nuclear * nuclear + from_auto * auto
+    channels = np.stack([nuclear + to_nuclear * auto, cd8, auto + from_cd8 * cd8], axis=-1)
+    channels = blurred(channels, lamp.blur_um / mpp)
+    x = ((np.arange(box.x, box.right) + 0.5) * mpp).astype(np.float32)
+    y = ((np.arange(box.y, box.bottom) + 0.5) * mpp).astype(np.float32)
+    for channel, (floor, slope, phase) in enumerate(zip(lamp.floor, lamp.slope, lamp.phase, strict=True)):
+        # Uneven light: a wave much longer than a field.
+        wave = (
+            np.sin(x * np.float32(2 * np.pi / 900) + phase)[None]
+            + np.sin(y * np.float32(2 * np.pi / 1100))[:, None]
+        )
+        signal = np.maximum(channels[..., channel] + floor + slope * wave, 0)
+        # Shot noise of many photons is normal.
+        shot = np.sqrt(signal / np.float32(lamp.photons)) * noise(box, 0.25, ground.offset, 8 + channel)
+        channels[..., channel] = (signal + shot) * lamp.gain[channel]
+    result: NDArray[np.uint16] = np.clip(channels + 0.5, 0, 65535).astype(np.uint16)
+    return result

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histo.cohort.manifest import read_manifest
+from histo.errors import ConfigError
+
+
+def write(path: Path, text: str) -> Path:
+    file = path / "cohort.csv"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_rows_are_found_by_name_with_or_without_extension(tmp_path: Path) -> None:
+    manifest = read_manifest(
+        write(tmp_path, "slide,patient,site,mpp_um,chemo\na,P1,Primary,0.25,yes\nb.svs,P1,metastasis,,\n")
+    )
+    a, b = manifest.row_for(Path("x/a.tif")), manifest.row_for(Path("x/b.svs"))
+    assert a is not None
+    assert b is not None
+    assert (a.patient, a.site, a.mpp_um, dict(a.covariates)) == ("P1", "primary", 0.25, {"chemo": "yes"})
+    assert (b.site, b.mpp_um, dict(b.covariates)) == ("metastasis", None, {})
+    assert manifest.row_for(Path("c.svs")) is None
+    assert manifest.unused([Path("a.tif")]) == ["b.svs"]
+
+
+def test_semicolons_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path, "\ufeffSlide;Patient\na;P1\n"))
+    assert manifest.rows["a"].patient == "P1"
+
+
+def test_every_mistake_is_listed_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "slide,site,mpp_um\na,lung,0.25\na,primary,0.5\n,primary,\nb,primary,small\n")
+    with pytest.raises(ConfigError) as error:
+        read_manifest(path)
+    text = str(error.value)
+    for part in (
+        "line 2: site 'lung'",
+        "line 3: slide 'a' is named twice",
+        "line 4: no slide",
+        "line 5: mpp_um",
+    ):
+        assert part in text
+
+
+def test_a_manifest_without_slides_or_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no column 'slide'"):
+        read_manifest(write(tmp_path, "name,patient\na,P1\n"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_manifest(tmp_path / "absent.csv")

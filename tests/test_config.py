@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from histo.config import Config, FluorescenceStain, load_config
+from histo.errors import ConfigError, PixelSizeError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def test_the_written_out_defaults_are_the_defaults() -> None:
+    assert load_config(CONFIGS / "cd8_ihc.yaml") == Config()
+
+
+def test_fluorescence_protocol_reads() -> None:
+    stain = load_config(CONFIGS / "cd8_mif.yaml").stain
+    assert isinstance(stain, FluorescenceStain)
+    assert stain.nuclear == "DAPI"
+
+
+def test_overrides_reach_nested_settings_and_are_read_as_yaml() -> None:
+    config = load_config(
+        None, ["run.batch_size=8", "stain.white_point=[240, 241, 242]", "cells.min_area_um2=12.5"]
+    )
+    assert config.run.batch_size == 8
+    assert config.stain.white_point == (240.0, 241.0, 242.0)  # type: ignore[union-attr]
+    assert config.cells.min_area_um2 == 12.5
+
+
+def test_every_misfit_is_listed_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("cells: {min_area_um2: -1}\nrun: {bathc_size: 8}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert "cells.min_area_um2" in str(error.value)
+    assert "bathc_size" in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("a: [1", "not valid YAML"), ("- 1\n- 2", "mapping"), (None, "cannot be read")],
+)
+def test_unusable_files_say_why(tmp_path: Path, content: str | None, says: str) -> None:
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=says):
+        load_config(path)
+
+
+@pytest.mark.parametrize("override", ["no_equals", "=1", "name.sub=1", "cells.weights=[1"])
+def test_unusable_overrides_are_refused(override: str) -> None:
+    with pytest.raises(ConfigError):
+        load_config(CONFIGS / "cd8_ihc.yaml", [override])
+
+
+def test_fingerprint_follows_results_not_the_way_they_are_made() -> None:
+    base = Config().fingerprint()
+    assert load_config(None, ["run.batch_size=1", "run.tile_um=256"]).fingerprint() == base
+    assert load_config(None, ["cells.min_area_um2=11"]).fingerprint() != base
+
+
+def test_errors_say_what_where_and_what_to_do_and_survive_pickling() -> None:
+    error = PixelSizeError("no pixel size", path="a.svs", fix="Give one with --mpp")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == "a.svs: no pixel size. Give one with --mpp"
+    assert isinstance(again, PixelSizeError)
