@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -145,7 +145,7 @@ def _common(version: Annotated[bool, typer.Option("--version", help="Print the v
         raise typer.Exit
 
 
-def main(command: str | None = None) -> None:
+def main(command: Literal["infer", "train"] | None = None) -> None:
     """Run the app, or one command of it; errors of use become one line and exit code 2."""
     logging.basicConfig(
         level=logging.WARNING,
@@ -164,9 +164,12 @@ def main(command: str | None = None) -> None:
         raise SystemExit(_INTERRUPTED) from None
 
 
-def _only(command: str) -> typer.Typer:
+def _only(command: Literal["infer", "train"]) -> typer.Typer:
     single = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
-    single.command()({"infer": infer, "train": train}[command])
+    if command == "infer":
+        single.command()(infer)
+    else:
+        single.command()(train)
     return single
 
 

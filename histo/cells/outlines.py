@@ -37,7 +37,8 @@ def outlines(
         holes are not drawn.
     mpp : um per pixel.
     origin_px : (x, y) of `labels[0, 0]` on the grid.
-    tolerance_um : how far simplification may move the outline; 0 for none.
+    tolerance_um : of simplification (Douglas-Peucker; where the ring starts, an outline may move by up to
+        twice this); 0 for none.
 
     Returns
     -------
@@ -87,9 +88,14 @@ def outlines(
     # The crack with the most steps to go follows the first; the first itself (0 steps) closes the ring.
     middle = np.column_stack([pixel[order] % width - 1, pixel[order] // width - 1]) + _MIDDLE[side[order]]
     xy = (middle + origin_px) * mpp
-    ring = label[order] - 1
-    # shapely closes a ring that is left open.
-    polygons = shapely.polygons(shapely.linearrings(xy, indices=ring))
+    # A ring ends where it began.
+    ends = np.cumsum(np.bincount(label[order], minlength=n + 1)[1:])
+    starts = np.concatenate([[0], ends[:-1]])
+    closed = np.insert(xy, ends, xy[starts], axis=0)
+    ring_bounds = np.concatenate([[0], ends + np.arange(1, n + 1)])
+    polygons = shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON, closed, (ring_bounds, np.arange(n + 1))
+    )
     if tolerance_um > 0:
         polygons = _simplified(polygons, tolerance_um)
     return np.asarray(polygons, object)

@@ -82,12 +82,12 @@ class TissueSummary(_Record):
 class StainSummary(_Record):
     """How pixels became stain amounts."""
 
-    unit: Literal["optical density", "normalised intensity"]
+    unit: Literal["optical density", "share of full scale"]
     # Brightfield
     white_point: tuple[float, float, float] | None = None
     white_point_source: str | None = None  # glass, brightest tissue, config
     vectors: dict[str, tuple[float, float, float]] | None = None
-    vectors_source: str | None = None  # estimated, config
+    vectors_source: dict[str, str] | None = None  # by stain: estimated, config
     vectors_note: str | None = None  # angle to the configured vectors, or why they were kept
     # Fluorescence: channel name, background and full-scale intensity by stain
     channels: dict[str, str] | None = None
@@ -116,6 +116,16 @@ class ExclusionSummary(_Record):
     phenotype_cutoff_per_mm2: float
 
 
+class DistanceBin(_Record):
+    """CD8+ cells at one range of signed distance to the tumour border (negative inside the tumour)."""
+
+    low_um: float
+    high_um: float
+    n_cd8: int
+    area_mm2: float
+    cd8_density: Estimate
+
+
 class SlideSummary(_Record):
     """Everything known of one slide."""
 
@@ -131,6 +141,7 @@ class SlideSummary(_Record):
     image: ImageSummary
     tissue: TissueSummary
     stain: StainSummary
+    # Cells in assessed tissue; those outside of it are counted apart.
     n_cells: int
     n_cd8: int
     n_cells_outside_assessed_tissue: int
@@ -138,4 +149,6 @@ class SlideSummary(_Record):
     cd8_fraction: Estimate
     zones: dict[Zone, ZoneSummary]
     exclusion: ExclusionSummary
+    # None where zones cannot be assessed.
+    distance_profile: list[DistanceBin] | None = None
     flags: list[Flag]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from histo.errors import ResultsError
-from histo.measure.summary import ZONES, SlideSummary
+from histo.measure.summary import ZONES, DistanceBin, Estimate, SlideSummary
 from histo.results.atomic import write_text
 
 _PICTURE_PX: Final = 1600
@@ -27,27 +27,9 @@ _INK: Final = "#010203"
 _ACCENT: Final = "#c2189b"
 
 
-class ProfileBin(Protocol):
-    """A step of the density profile across the tumour border."""
-
-    @property
-    def d_low_um(self) -> float:
-        """Nearer edge, signed distance to the border, negative inside the tumour."""
-
-    @property
-    def d_high_um(self) -> float:
-        """Farther edge."""
-
-    @property
-    def n_cd8(self) -> int:
-        """CD8+ cells in it."""
-
-    @property
-    def area_mm2(self) -> float:
-        """Assessed tissue in it."""
-
-
-def write_report(path: Path, summary: SlideSummary, *, overlay: Path | None = None) -> None:
+def write_report(
+    path: Path, summary: SlideSummary, *, overlay: Path | None = None, confidence_level: float | None = None
+) -> None:
     """Write the report of a slide.
 
     Parameters
@@ -55,18 +37,19 @@ def write_report(path: Path, summary: SlideSummary, *, overlay: Path | None = No
     path : an `.html`.
     summary : what was measured.
     overlay : a picture to embed, scaled down to 1600 px; None for none.
+    confidence_level : of the intervals, to be named with them (0.95).
 
     Raises
     ------
     ResultsError : the picture cannot be read or the report not be written.
     """
-    write_text(path, render_report(summary, overlay=overlay))
+    write_text(path, render_report(summary, overlay=overlay, confidence_level=confidence_level))
 
 
-def render_report(summary: SlideSummary, *, overlay: Path | None = None) -> str:
+def render_report(
+    summary: SlideSummary, *, overlay: Path | None = None, confidence_level: float | None = None
+) -> str:
     """Return the report as HTML; parameters and errors as in `write_report`."""
-    bins: Sequence[ProfileBin] | None = getattr(summary, "distance_profile", None)
-    level: float | None = getattr(summary, "confidence_level", None)
     border_um = summary.exclusion.border_length_um
     return (
         _environment()
@@ -76,8 +59,12 @@ def render_report(summary: SlideSummary, *, overlay: Path | None = None) -> str:
             zones=[(zone.replace("_", " "), summary.zones[zone]) for zone in ZONES if zone in summary.zones],
             border_mm=None if border_um is None else border_um / 1000,
             picture=None if overlay is None else _embed(overlay),
-            profile=profile_svg(bins) if bins else None,
-            interval_name="confidence interval" if level is None else f"{level * 100:g} % interval",
+            profile=profile_svg(summary.distance_profile) if summary.distance_profile else None,
+            interval_name=(
+                "confidence interval"
+                if confidence_level is None
+                else f"{confidence_level * 100:g} % interval"
+            ),
             methods=methods_sentence(summary),
         )
     )
@@ -100,15 +87,15 @@ def methods_sentence(summary: SlideSummary) -> str:
     )
     return (
         f"CD8+ cells were segmented with histo {summary.histo_version} (network {summary.weights_name}, "
-        f"configuration {summary.config_name}). {stain} A density is the number of CD8+ cells whose centroid lies "
-        "in assessed tissue, divided by the area of that tissue, with an exact Poisson interval "
-        f"(Garwood 1936, Biometrika 28:437).{zones}"
+        f"configuration {summary.config_name}). {stain} A density is the number of CD8+ cells whose centroid "
+        "lies in assessed tissue, divided by the area of that tissue, with an exact Poisson interval "
+        f"(Garwood 1936, Biometrika 28:437); a share has a Wilson interval (Wilson 1927, JASA 22:209).{zones}"
     )
 
 
-def profile_svg(bins: Sequence[ProfileBin]) -> Markup:
+def profile_svg(bins: Sequence[DistanceBin]) -> Markup:
     """Draw CD8+ density against signed distance to the border as inline SVG in the page's text colour."""
-    style = {
+    style: dict[Any, Any] = {
         "svg.hashsalt": "histo",
         "svg.fonttype": "none",
         "font.family": "sans-serif",
@@ -119,29 +106,31 @@ def profile_svg(bins: Sequence[ProfileBin]) -> Markup:
         "xtick.color": _INK,
         "ytick.color": _INK,
     }
-    low, high, n, area = np.array(
-        [(b.d_low_um, b.d_high_um, b.n_cd8, b.area_mm2) for b in bins], np.float64
-    ).T
-    shown = (area > 0) & np.isfinite(low) & np.isfinite(high)
+    known = [step for step in bins if step.cd8_density.value is not None]
+    low, high, value = (
+        np.array([(step.low_um, step.high_um, step.cd8_density.value) for step in known], np.float64)
+        .reshape(-1, 3)
+        .T
+    )
+    with_interval = [
+        ((step.low_um + step.high_um) / 2, step.cd8_density.low, step.cd8_density.high)
+        for step in known
+        if step.cd8_density.low is not None and step.cd8_density.high is not None
+    ]
     with mpl.rc_context(style):
         figure = Figure(figsize=(7.2, 2.9), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         axes.patch.set_visible(False)
         figure.patch.set_visible(False)
-        axes.bar(
-            low[shown],
-            n[shown] / area[shown],
-            width=(high - low)[shown],
-            align="edge",
-            color=_ACCENT,
-            alpha=0.75,
-            linewidth=0,
-        )
+        axes.bar(low, value, width=high - low, align="edge", color=_ACCENT, alpha=0.7, linewidth=0)
+        if with_interval:
+            axes.vlines(*zip(*with_interval, strict=True), color=_INK, linewidth=0.8)
         axes.axvline(0, color=_INK, linewidth=1.2)
         axes.set_xlabel("signed distance to tumour border (µm): inside the tumour < 0 < outside")
         axes.set_ylabel("CD8+ cells per mm²")
-        axes.set_ylim(bottom=0)
+        # Steps with little tissue have intervals that would leave no room for the rest.
+        axes.set_ylim(0, 1.3 * max(value.max(initial=0), 1.0))
         axes.spines[["top", "right"]].set_visible(False)
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -169,7 +158,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("histo.results"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters.update(number=_number, count=_count, shown_unit=_shown_unit)
+    environment.filters.update(number=_number, count=_count, percent=_percent)
     return environment
 
 
@@ -188,5 +177,9 @@ def _count(value: Any) -> Any:
     return Markup('<span class="na">NA</span>') if value is None else f"{value:,}"
 
 
-def _shown_unit(unit: str) -> str:
-    return "" if unit in ("", "1") else unit
+def _percent(share: Estimate) -> Estimate:
+    """Return a share as a percentage."""
+    if share.value is None:
+        return share
+    low, high = (None if end is None else end * 100 for end in (share.low, share.high))
+    return Estimate(value=share.value * 100, low=low, high=high, unit="%")

@@ -7,6 +7,7 @@ import json
 import logging
 import platform
 import re
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -34,11 +35,23 @@ from histo.config import Config
 from histo.errors import ConfigError, HistoError
 from histo.results.atomic import write_text
 from histo.results.slides_table import SlideRow, write_slides_table
+from histo.run.detect import TileProgress
 from histo.run.device import choose_device, describe_device
 from histo.run.pipeline import SlideJob, analyse_slide
 from histo.slide import find_slides
 
 log = logging.getLogger("histo")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write there ({error.strerror})", path=folder, fix="Name another --out"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,7 @@ def _one_slide(
     entry: ManifestRow | None,
     config: Config,
     detector: CellDetector,
-    progress: _TileProgress,
+    progress: TileProgress,
 ) -> tuple[SlideRow, bool]:
     site = None if entry is None else entry.site
     patient = None if entry is None else entry.patient
@@ -205,3 +218,24 @@ def _one_slide(
         text = f"unexpected {type(error).__name__}: {error}"
         return SlideRow.failed(job.slide_id, job.path, text, site=site, patient=patient), False
     return SlideRow.from_summary(summary, site=site, patient=patient), kept
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _headline(row: SlideRow) -> str:
+    if row.status == "failed":
+        return row.error or ""
+    density, phenotype = row.values.get("cd8_density_per_mm2"), row.values.get("phenotype")
+    text = f"{row.values.get('n_cd8')} CD8+ cells"
+    if density is not None:
+        text += f", {float(density):.0f} /mm2"
+    return text if phenotype is None else f"{text}, {phenotype}"

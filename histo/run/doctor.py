@@ -1,4 +1,4 @@
-"""Is this machine fit for a run? Each check says what it found, and what to do where it found nothing good."""
+"""Is this machine fit for a run? Each check says what it found."""
 
 from __future__ import annotations
 

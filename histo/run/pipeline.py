@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from pathlib import Path
@@ -13,45 +13,40 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import ndimage
 
 from histo import __version__
-from histo.cells.detect import CellDetector, TileCells
+from histo.cells.detect import CellDetector
 from histo.cells.table import CD8, CELL_COLUMNS, cell_frame
 from histo.config import Config
 from histo.errors import TileReadError
 from histo.measure.density_map import DensityMap
 from histo.measure.slide import measure_slide
-from histo.measure.summary import Flag, ImageSummary, SlideSummary, TileFailure, TissueSummary
+from histo.measure.summary import SlideSummary, TileFailure, TissueSummary
 from histo.measure.tally import Tally
-from histo.regions.annotations import Annotations, find_annotations, read_annotations
+from histo.regions.annotations import find_annotations, read_annotations
 from histo.regions.place import Regions, place_cells, place_regions
 from histo.results.atomic import write_text
 from histo.results.cells_parquet import CellParquetWriter
-from histo.results.geojson import CellGeoJsonWriter
+from histo.results.geojson import CellGeoJsonWriter, write_annotations_geojson
 from histo.results.maps import MapsWriter
 from histo.results.overlay import Overlay
 from histo.results.report import write_report
+from histo.run.describe import flags_of, image_summary, stain_channels, stain_summary, tile_failure
+from histo.run.detect import TileProgress, detect_tiles
 from histo.run.fingerprint import slide_fingerprint
 from histo.slide import Box, Slide, open_slide
-from histo.slide.reading import read_ahead
-from histo.slide.survey import Survey, survey_slide
-from histo.slide.tiles import Tile, TilePlan, plan_tiles
-from histo.slide.tissue import Tissue, detect_tissue
-from histo.stain.check import stain_flags
-from histo.stain.space import StainTransform, fit_stain
+from histo.slide.survey import survey_slide
+from histo.slide.tiles import plan_tiles
+from histo.slide.tissue import detect_tissue
+from histo.stain.space import fit_stain
 
 log = logging.getLogger("histo")
 
 _SUMMARY = "summary.json"
 _PART = ".part"
-# Edge of the pieces that a tile is read in where it cannot be read whole.
-_PIECE_PX = 128
-
-TileProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -95,8 +90,7 @@ def analyse_slide(
     if kept is not None and kept.fingerprint == fingerprint:
         return kept, True
     with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest) as slide:
-        # Beside the finished files, not in their place: a result of an earlier configuration stays whole until
-        # this one is.
+        # Beside the finished files, not in their place: an earlier result stays whole until this one is.
         part = job.folder / _PART
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -107,7 +101,7 @@ def analyse_slide(
         target = job.folder / file.name
         if target.is_dir():
             shutil.rmtree(target)
-        os.replace(file, target)
+        file.replace(target)
     part.rmdir()
     write_text(job.folder / _SUMMARY, summary.model_dump_json(indent=2))
     return summary, False
@@ -163,10 +157,13 @@ def _analyse(
     overlay = Overlay(
         slide,
         max_px=config.results.overlay_max_px,
-        assessed=regions.assessed,
         mpp=survey.mpp,
+        assessed=regions.assessed,
         tumour=regions.tumour,
         border=regions.border,
+        zones=regions.zone_map if regions.border is not None else None,
+        overview=survey.overview,
+        stains=stain_channels(stain),
     )
     failures: list[TileFailure] = []
     unread = tissue.unread.copy()
@@ -176,9 +173,9 @@ def _analyse(
         CellParquetWriter(folder / "cells.parquet") as parquet,
         _geojson(folder, slide, job.slide_id, config) as geojson,
     ):
-        for tile, found in _detect(slide, plan, stain, detector, config, progress):
+        for tile, found in detect_tiles(slide, plan, stain, detector, config.run, progress):
             if isinstance(found, TileReadError):
-                failures.append(_failure(tile, found, slide, detector.mpp))
+                failures.append(tile_failure(tile, found, slide, detector.mpp))
                 unread |= _covered(tile.core, detector.mpp, unread.shape, survey.mpp)
                 continue
             keep = _pixels(near_tissue, found.table, survey.mpp)
@@ -202,65 +199,53 @@ def _analyse(
         area = density.area_on(survey.coverage * regions.assessed, survey.mpp)
         maps.write_density(density.per_mm2(area), density.cell_um)
     overlay.save(folder / "overlay.png")
-
-
-def _detect(
-    slide: Slide,
-    plan: TilePlan,
-    stain: StainTransform,
-    detector: CellDetector,
-    config: Config,
-    progress: TileProgress | None,
-) -> Iterator[tuple[Tile, TileCells | TileReadError]]:
-    """Yield the cells of each tile in the order of the plan; an unreadable tile comes in pieces."""
-    run = config.run
-    done = 0
-
-    def cells_of(tiles: list[Tile], pixels: list[NDArray[Any]]) -> Iterator[tuple[Tile, TileCells]]:
-        batch = torch.from_numpy(np.stack(pixels)).to(detector.device)
-        yield from zip(tiles, detector.detect(stain(batch), tiles), strict=True)
-
-    def report(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress is not None:
-            progress(done, len(plan.tiles))
-
-    report(0)
-    tiles: list[Tile] = []
-    pixels: list[NDArray[Any]] = []
-    reads = read_ahead(slide, plan.tiles, plan.mpp, threads=run.reader_threads, ahead=run.read_ahead_tiles)
-    for tile, read in reads:
-        if not isinstance(read, TileReadError):
-            tiles.append(tile)
-            pixels.append(read)
-        if tiles and (len(tiles) == run.batch_size or isinstance(read, TileReadError)):
-            yield from cells_of(tiles, pixels)
-            report(len(tiles))
-            tiles, pixels = [], []
-        if isinstance(read, TileReadError):
-            for piece in _pieces(tile, detector):
-                try:
-                    part = slide.read(piece.read, plan.mpp)
-                except TileReadError as error:
-                    yield piece, error
-                else:
-                    yield from cells_of([piece], [part])
-            report(1)
-    if tiles:
-        yield from cells_of(tiles, pixels)
-        report(len(tiles))
-
-
-def _pieces(tile: Tile, detector: CellDetector) -> Iterator[Tile]:
-    """Cut a tile into small ones with halos of their own, so that a damaged spot costs no more than it must."""
-    halo, size = detector.halo_px, -(-_PIECE_PX // detector.multiple) * detector.multiple
-    core = tile.core
-    for y in range(core.y, core.bottom, size):
-        for x in range(core.x, core.right, size):
-            piece = Box(x, y, min(size, core.right - x), min(size, core.bottom - y))
-            read = Box(x - halo, y - halo, piece.width + 2 * halo, piece.height + 2 * halo)
-            yield Tile(tile.index, piece, read)
+    shapes = {"tumour": regions.tumour, "tumour border": regions.border}
+    write_annotations_geojson(folder / "regions.geojson", shapes, slide.mpp)
+    tissue_area_mm2 = tissue.area_mm2(tissue.mask)
+    measures = measure_slide(tally, regions, tissue_area_mm2=tissue_area_mm2, config=config.measure)
+    excluded_mm2 = {
+        name: tissue.area_mm2(mask & tissue.mask & ~tissue.assessed)
+        for name, mask in tissue.artefacts.items()
+    }
+    summary = SlideSummary(
+        slide_id=job.slide_id,
+        path=str(job.path),
+        fingerprint=fingerprint,
+        histo_version=__version__,
+        config_name=config.name,
+        config_sha256=config.fingerprint(),
+        weights_name=detector.weights.name,
+        weights_sha256=detector.weights.sha256,
+        annotations=None if annotations_path is None else str(annotations_path),
+        image=image_summary(slide),
+        tissue=TissueSummary(
+            tissue_area_mm2=tissue_area_mm2,
+            assessed_area_mm2=regions.assessed_area_mm2,
+            excluded_area_mm2=excluded_mm2 | dict(regions.excluded_area_mm2),
+            unread_area_mm2=tissue.area_mm2(unread & tissue.mask),
+            n_tiles=len(plan.tiles),
+            failed_tiles=failures,
+        ),
+        stain=stain_summary(stain),
+        n_cells=measures.n_cells,
+        n_cd8=measures.n_cd8,
+        n_cells_outside_assessed_tissue=measures.n_cells_outside_assessed_tissue,
+        cd8_density=measures.cd8_density,
+        cd8_fraction=measures.cd8_fraction,
+        zones=measures.zones,
+        exclusion=measures.exclusion,
+        distance_profile=measures.distance_profile,
+        flags=flags_of(slide, tissue, stain, annotations, failures, config),
+    )
+    for flag in summary.flags:
+        log.warning("%s: %s", job.slide_id, flag.message)
+    write_report(
+        folder / "report.html",
+        summary,
+        overlay=folder / "overlay.png",
+        confidence_level=config.measure.confidence_level,
+    )
+    return summary
 
 
 def _place(table: pd.DataFrame, regions: Regions, slide: Slide, n_before: int) -> pd.DataFrame:
@@ -285,7 +270,8 @@ def _pixels(mask: NDArray[np.bool_], table: pd.DataFrame, mpp: float) -> NDArray
     row = np.floor(table["y_um"].to_numpy() / mpp).astype(np.int64)
     column = np.floor(table["x_um"].to_numpy() / mpp).astype(np.int64)
     inside = (row >= 0) & (row < mask.shape[0]) & (column >= 0) & (column < mask.shape[1])
-    return inside & mask[np.where(inside, row, 0), np.where(inside, column, 0)]
+    held: NDArray[np.bool_] = inside & mask[np.where(inside, row, 0), np.where(inside, column, 0)]
+    return held
 
 
 def _renumber(labels: NDArray[np.int32], keep: NDArray[np.bool_], n_before: int) -> NDArray[np.int32]:
@@ -305,21 +291,18 @@ def _covered(core: Box, mpp: float, shape: tuple[int, ...], coarse_mpp: float) -
     return mask
 
 
-def _failure(tile: Tile, error: TileReadError, slide: Slide, mpp: float) -> TileFailure:
-    scale_x, scale_y = mpp / slide.mpp[0], mpp / slide.mpp[1]
-    core = tile.core
-    return TileFailure(
-        x_px=core.x * scale_x,
-        y_px=core.y * scale_y,
-        width_px=core.width * scale_x,
-        height_px=core.height * scale_y,
-        error=error.what,
-    )
-
-
 def _without(regions: Regions, unread: NDArray[np.bool_]) -> Regions:
     return replace(
         regions,
         assessed=regions.assessed & ~unread,
         zone_map=np.where(unread, 0, regions.zone_map).astype(np.uint8),
     )
+
+
+@contextmanager
+def _geojson(folder: Path, slide: Slide, slide_id: str, config: Config) -> Iterator[CellGeoJsonWriter | None]:
+    if not config.results.geojson:
+        yield None
+        return
+    with CellGeoJsonWriter(folder / "cells.geojson.gz", slide.mpp, slide_id) as writer:
+        yield writer

@@ -68,7 +68,7 @@ def survey_slide(slide: Slide, mpp: float = 8.0, *, threads: int = 1) -> Survey:
     columns, rows = slide.grid_size(mpp)
     fill = 255 if slide.kind == "brightfield" else 0
     overview = np.full((rows, columns, len(slide.channels)), fill, slide.info.dtype)
-    fine, coarse, detail = np.zeros((3, rows, columns), np.float32)
+    fine, coarse, detail = (np.zeros((rows, columns), np.float32) for _ in range(3))
     unread = np.zeros((rows, columns), bool)
     coverage = _coverage(slide, mpp)
     first_error: TileReadError | None = None
@@ -92,11 +92,14 @@ def survey_slide(slide: Slide, mpp: float = 8.0, *, threads: int = 1) -> Survey:
         energy[coverage < 1] = 0
     if slide.kind == "brightfield":
         # Rounding and what is left of sensor noise, as density; white noise has a quarter at twice the scale.
-        noise = _NOISE_VARIANCE * (0.4343 / np.maximum(overview[..., 1].astype(np.float32), 8.0)) ** 2
+        noise = (
+            _NOISE_VARIANCE * (np.float32(0.4343) / np.maximum(overview[..., 1].astype(np.float32), 8.0)) ** 2
+        )
         fine -= noise / 4
         coarse -= noise / 16
-    contrast = np.sqrt(_window_mean(detail)).astype(np.float32)
-    sharpness = _window_mean(fine) / np.maximum(_window_mean(coarse), np.float32(1e-10))
+    contrast = np.sqrt(_window_mean(detail))
+    ratio = _window_mean(fine) / np.maximum(_window_mean(coarse), 1e-10)
+    sharpness = np.asarray(ratio, np.float32)
     sharpness[unread] = np.nan
     if max(slide.mpp) > 1.5 * mpp / _FINE:
         sharpness[:] = np.nan
@@ -215,4 +218,5 @@ def _pair_mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _window_mean(energy: NDArray[np.float32]) -> NDArray[np.float32]:
     # Running sums may leave a trace below zero.
-    return np.maximum(ndimage.uniform_filter(energy, _WINDOW, mode="nearest"), 0.0)
+    mean = ndimage.uniform_filter(energy, _WINDOW, mode="nearest")
+    return np.asarray(np.maximum(mean, 0.0), np.float32)

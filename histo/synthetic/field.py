@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from histo.errors import ConfigError
 from histo.slide.geometry import Box
 from histo.synthetic import population
-from histo.synthetic.noise import FloatArray, noise, noise_at, smoothstep
+from histo.synthetic.noise import FloatArray, as_float, noise, noise_at, smoothstep
 from histo.synthetic.optics import Look, draw_lamp, draw_look, jpeg_round_trip
 from histo.synthetic.scene import (
     Ground,
@@ -304,6 +304,8 @@ def _draw_cells(
     parts.insert(0, population.spindle_cells(rng, x, y, fibre_angle(x, y, ground)))
     x, y = fill(HOST, 15.0, 8.5, 0.25)
     parts.insert(0, population.spindle_cells(rng, x, y, rng.uniform(0, 3.14, len(x)).astype(np.float32)))
+    x, y = fill(NECROSIS, 7.0, 5.0, 0.3)
+    parts.append(population.debris(rng, x, y, 0.0, float(rng.uniform(0.3, 0.9))))
     parts += population.decoys(
         rng,
         area,
@@ -328,7 +330,7 @@ def _slope_angle(weight: FloatArray, x_um: FloatArray, y_um: FloatArray, mpp: fl
 
     across = at(row, column + step) - at(row, column - step)
     down = at(row + step, column) - at(row - step, column)
-    return np.arctan2(down, across).astype(np.float32)
+    return as_float(np.arctan2(down, across))
 
 
 def _truth(

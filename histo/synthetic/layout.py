@@ -37,7 +37,7 @@ class Layout:
     """The geometry of one slide, um.
 
     tissue, tumour, host : tumour and host make up the tissue. border : stretches of the tumour's outline with
-    host outside. zone_area_mm2 : of tissue, as in `ZONES`. rasters : (3, rows, columns), a pixel every step_um:
+    host outside. zone_area_mm2 : of tissue, as in `ZONES`. rasters : (3, rows, columns), one every step_um:
     signed distance into tissue and into tumour, um, and smooth noise of unit variance that shapes nests.
     """
 

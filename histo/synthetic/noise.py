@@ -38,7 +38,9 @@ def _gaussian_texture(sigma_rows_64th: int, sigma_columns_64th: int, variant: in
 
 def _half_octave(sigma_px: float) -> int:
     """Round a sigma to half an octave, so that slides of many pixel sizes share few textures."""
-    return round(64 * 2 ** (round(2 * np.log2(max(sigma_px, 0.25))) / 2))
+    halves = round(2 * float(np.log2(max(sigma_px, 0.25))))
+    result: int = round(64.0 * 2.0 ** (halves / 2))
+    return result
 
 
 def noise(
@@ -96,10 +98,11 @@ def noise_at(
 
 def as_float(values: NDArray[Any]) -> FloatArray:
     """Return the values as float32, without a copy where they are already."""
-    return values.astype(np.float32, copy=False)
+    result: FloatArray = values.astype(np.float32, copy=False)
+    return result
 
 
 def smoothstep(values: FloatArray, low: float, high: float) -> FloatArray:
     """Return 0 below `low`, 1 above `high`, a smooth rise between them."""
     t = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    return as_float(t * t * (3 - 2 * t))

@@ -34,7 +34,7 @@ class Look:
     """How one staining batch on one scanner looks.
 
     stain_vectors : (3, 3) unit rows nuclear, CD8, residual; white_point : red, green, blue of empty glass.
-    counterstain, brown : scale of the amounts. blur_um : of the optics; sharpen : of the scanner's filter, 0 to 1.
+    counterstain, brown : scale of the amounts. blur_um : of the optics; sharpen : of the scanner, 0 to 1.
     noise : of the sensor, grey levels; jpeg_quality : None for uncompressed.
     """
 

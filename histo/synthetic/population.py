@@ -39,7 +39,7 @@ def lattice(
     y = grid[0] * (spacing_um * 0.8660254)
     phase = rng.uniform(0, 2 * np.pi, 6)
     lengths = rng.uniform(40, 120, 6)
-    # Bending: a few plane waves of lengths prime to one another in practice, gentle enough to keep points apart.
+    # Bending: a few plane waves, gentle enough to keep points apart.
     bend_x = sum(np.sin(y / lengths[k] * 6.28 + x / lengths[k] * 2 + phase[k]) for k in range(3))
     bend_y = sum(np.sin(x / lengths[k] * 6.28 - y / lengths[k] * 2 + phase[k]) for k in range(3, 6))
     shake = rng.standard_normal((2, len(x))).astype(np.float32).clip(-1.8, 1.8) * (jitter * spacing_um)
@@ -288,7 +288,7 @@ def cd8_cells(
     fill = rng.uniform(0.68, 0.84, n)
     off = rng.uniform(0, 0.5, n) * (1 - fill) * 2.2
     turn = rng.uniform(0, 2 * np.pi, n)
-    # Looks: line, ring with stained cytoplasm, blot over the nucleus, solid; and cells cut beside the nucleus.
+    # Looks: line, ring with stained cytoplasm, blot over the nucleus, solid; some cut beside the nucleus.
     blot = (rng.random(n) > 0.55 + 0.4 * crispness) | filled
     no_nucleus = rng.random(n) < 0.13
     faint = np.where(rng.random(n) < 0.14, rng.uniform(0.3, 0.6, n), 1)

@@ -33,10 +33,12 @@ def encode_tiles(pixels: NDArray[np.uint8], quality: int) -> list[bytes]:
     pad = (-height % TILE_PX, -width % TILE_PX)
     if any(pad):
         pixels = np.pad(pixels, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
+
+    def encoded(tile: NDArray[np.uint8]) -> bytes:
+        return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=quality, subsampling="420"))
+
     return [
-        imagecodecs.jpeg8_encode(
-            np.ascontiguousarray(pixels[y : y + TILE_PX, x : x + TILE_PX]), level=quality, subsampling="420"
-        )
+        encoded(pixels[y : y + TILE_PX, x : x + TILE_PX])
         for y in range(0, pixels.shape[0], TILE_PX)
         for x in range(0, pixels.shape[1], TILE_PX)
     ]
@@ -49,7 +51,8 @@ def reduced(pixels: NDArray[Any]) -> NDArray[Any]:
     blocks = whole.reshape(rows, LEVEL_STEP, columns, LEVEL_STEP, -1)
     # Sums of 16 uint16 fit 32 bits.
     total = blocks.sum(axis=1, dtype=np.uint32).sum(axis=2)
-    return ((total + LEVEL_STEP**2 // 2) // LEVEL_STEP**2).astype(pixels.dtype)
+    mean: NDArray[Any] = ((total + LEVEL_STEP**2 // 2) // LEVEL_STEP**2).astype(pixels.dtype)
+    return mean
 
 
 @contextmanager
@@ -71,8 +74,8 @@ def write_brightfield(
     Parameters
     ----------
     size_px : level-0 (width, height). mpp : um per pixel.
-    strips : from top to bottom, the pixels of 256 rows averaged by `reduced`, and their tiles as `encode_tiles`
-        makes them.
+    strips : from top to bottom, the pixels of 256 rows averaged by `reduced`, and their tiles as
+        `encode_tiles` makes them.
     quality : of the JPEG tiles of the coarser levels.
     """
     sizes = level_sizes(size_px)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo.slide.geometry import Box
-from histo.synthetic.noise import FloatArray, noise, smoothstep
+from histo.synthetic.noise import FloatArray, as_float, noise, smoothstep
 from histo.synthetic.optics import Lamp, Look, blurred, transmitted
 from histo.synthetic.stamp import Layers
 from histo.synthetic.tissue import GLASS, HOST, LYMPHOID, NECROSIS, STROMA, TUMOUR
@@ -19,7 +19,7 @@ class Ground:
     """What the tissue of one slide is like, apart from its geometry.
 
     offset : of all textures, px. fibre_angle : main direction of the stroma. chromatin : contrast of nuclear
-    texture. web : contrast of fibres. haze : haematoxylin everywhere in tissue. tan : brown tint of hepatocytes.
+    texture. web : contrast of fibres. haze : haematoxylin everywhere in tissue. tan : brown of hepatocytes.
     cytoplasm : haematoxylin of tumour cells and hepatocytes.
     crispness : of CD8 membranes, 0 to 1. solid : share of CD8+ cells filled with chromogen.
     nucleus_um : median radius of tumour nuclei. columnar : 0 sheets to 1 palisades round lumina.
@@ -57,7 +57,7 @@ def draw_ground(rng: np.random.Generator) -> Ground:
         offset=(int(column), int(row)),
         fibre_angle=float(rng.uniform(0, np.pi)),
         chromatin=float(rng.uniform(0.15, 0.5)),
-        web=float(rng.uniform(0.4, 1.5)),
+        web=float(rng.uniform(0.25, 1.2)),
         haze=float(np.exp(rng.uniform(np.log(0.01), np.log(0.3)))),
         tan=float(rng.uniform(0.0, 0.14)),
         cytoplasm=float(np.exp(rng.uniform(np.log(0.03), np.log(0.3)))),
@@ -75,30 +75,33 @@ def draw_ground(rng: np.random.Generator) -> Ground:
 
 
 def fibre_angle(x_um: FloatArray, y_um: FloatArray, ground: Ground) -> FloatArray:
-    """Direction of the stroma at points, radians: the contour lines that `_fibres` draws."""
-    slope = 0.9 * np.cos(_wave(x_um, y_um, ground))
-    return (ground.fibre_angle + np.arctan(slope)).astype(np.float32)
+    """Direction of the stroma's fibres at points, radians."""
+    along_x = _across(x_um + 1, y_um, ground) - _across(x_um - 1, y_um, ground)
+    along_y = _across(x_um, y_um + 1, ground) - _across(x_um, y_um - 1, ground)
+    # Fibres run square to the steepest change.
+    return as_float(np.arctan2(along_x, -along_y))
 
 
-def _wave(x_um: FloatArray, y_um: FloatArray, ground: Ground) -> FloatArray:
-    cos, sin = np.cos(ground.fibre_angle), np.sin(ground.fibre_angle)
-    along = x_um * np.float32(cos) + y_um * np.float32(sin)
-    across = y_um * np.float32(cos) - x_um * np.float32(sin)
-    return along * np.float32(2 * np.pi / 145) + across * np.float32(2 * np.pi / 420)
+def _across(x_um: FloatArray, y_um: FloatArray, ground: Ground) -> FloatArray:
+    """Return the coordinate across the fibres, um: constant along each."""
+    cos, sin = np.float32(np.cos(ground.fibre_angle)), np.float32(np.sin(ground.fibre_angle))
+    along = x_um * cos + y_um * sin
+    across = y_um * cos - x_um * sin
+    # Slow drifts, so that no slide shows a regular wave.
+    drift = 2 * np.sin(x_um * np.float32(2 * np.pi / 730)) + 2 * np.sin(y_um * np.float32(2 * np.pi / 910))
+    wave = along * np.float32(2 * np.pi / 145) + across * np.float32(2 * np.pi / 420) + drift
+    return as_float(across - np.sin(wave) * np.float32(0.8 * 145 / (2 * np.pi)))
 
 
 def _fibres(box: Box, mpp: float, ground: Ground) -> FloatArray:
     """Wavy fibres: an oriented texture sampled along bent coordinates."""
     x = ((np.arange(box.x, box.right) + 0.5) * mpp).astype(np.float32)[None]
     y = ((np.arange(box.y, box.bottom) + 0.5) * mpp).astype(np.float32)[:, None]
-    cos, sin = np.float32(np.cos(ground.fibre_angle)), np.float32(np.sin(ground.fibre_angle))
-    along = x * cos + y * sin
-    across = y * cos - x * sin
-    across = across - np.sin(_wave(x, y, ground)) * np.float32(0.9 * 145 / (2 * np.pi))
+    along = x * np.float32(np.cos(ground.fibre_angle)) + y * np.float32(np.sin(ground.fibre_angle))
     texture = noise(Box(0, 0, 1024, 1024), (2.0, 22.0), ground.offset, 4)
     # Texture pixels of 0.4 um: fibres 1 um thick and some 10 um long.
-    rows = (across * np.float32(2.5)).astype(np.int32) & 1023
-    columns = (along * np.float32(2.5)).astype(np.int32) & 1023
+    rows = np.floor(_across(x, y, ground) * np.float32(2.5)).astype(np.int32) & 1023
+    columns = np.floor(along * np.float32(2.5)).astype(np.int32) & 1023
     result: FloatArray = texture.reshape(-1).take(rows * 1024 + columns)
     return result
 
@@ -131,9 +134,9 @@ def layered(painted: Layers, weights: FloatArray, ground: Ground, box: Box, mpp:
     back += cytoplasm * np.float32(ground.cytoplasm)
     if weights[NECROSIS].any():
         smudges = noise(box, 3.5 / mpp, offset, 12)
-        back += weights[NECROSIS] * np.maximum(0.12 + 0.03 * granular + 0.08 * smudges, 0)
+        back += weights[NECROSIS] * np.maximum(0.12 + 0.02 * granular + 0.06 * smudges, 0)
     back *= np.maximum(1 + np.float32(0.2) * cloudy + np.float32(0.1) * fine, 0.1)
-    texture = np.float32(ground.chromatin) * (np.float32(0.45) * fine + granular)
+    texture = np.float32(ground.chromatin) * (fine + np.float32(0.6) * granular)
     nuclear = painted.nuclear * np.maximum(1 + texture, 0.1)
     amounts = np.empty((box.height, box.width, 3), np.float32)
     # A nucleus takes the place of cytoplasm and fibres.
@@ -151,7 +154,7 @@ def layered(painted: Layers, weights: FloatArray, ground: Ground, box: Box, mpp:
         brown += (
             np.float32(0.2 * ground.blush) * blush * (np.float32(0.35) * tissue + np.float32(0.65) * stroma)
         )
-        brown += np.float32(2.5 * ground.blush / ground.web) * strands * np.maximum(cloudy, 0)
+        brown += np.float32(1.5 * ground.blush / ground.web) * strands * np.clip(cloudy, 0, 1.5)
     if weights[HOST].any():
         brown += cytoplasm * weights[HOST] * np.float32(ground.tan) * np.maximum(1 + 0.5 * granular, 0)
     if weights[NECROSIS].any():

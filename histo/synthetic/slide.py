@@ -18,7 +18,7 @@ from histo.errors import ConfigError
 from histo.slide.geometry import Box
 from histo.synthetic import population
 from histo.synthetic.layout import ZONES, Layout, draw_layout, zone_of
-from histo.synthetic.noise import FloatArray, noise, noise_at, smoothstep
+from histo.synthetic.noise import FloatArray, as_float, noise, noise_at, smoothstep
 from histo.synthetic.optics import Lamp, Look, draw_lamp, draw_look
 from histo.synthetic.pyramid import (
     TILE_PX,
@@ -73,11 +73,12 @@ class SlideSpec:
     """What to render.
 
     slide_id : name of the files. seed : everything else that is drawn. size_um : (width, height), rounded to
-    whole 16 px. mpp : um per pixel. site, host : what the tumour is and lies in. phenotype : picks the CD8+
-    densities unless they are given. other_lymphocytes_per_mm2 : CD8-negative ones. tumour : "side" reaches the edge
-    of the tissue, where it has no invasive margin, and meets the host across one front; "nodule" lies inside it.
-    tumour_fraction : of the tissue's width. margin_um : empty glass around the tissue. kind : brightfield (TIFF)
-    or fluorescence (OME-TIFF). jpeg_quality : of the tiles.
+    whole 16 px. mpp : um per pixel. site, host : what the tumour is and lies in. phenotype : how CD8+ cells
+    share nests and stroma; picks their densities unless `densities` gives them. other_lymphocytes_per_mm2 :
+    CD8-negative ones. tumour : "side" reaches the edge of the tissue, where it has no invasive margin, and
+    meets the host across one front; "nodule" lies inside it. tumour_fraction : of the tissue's width.
+    margin_um : empty glass around the tissue. kind : brightfield (TIFF) or fluorescence (OME-TIFF).
+    jpeg_quality : of the tiles.
     """
 
     slide_id: str
@@ -111,8 +112,9 @@ class SlideSpec:
 class RenderedSlide:
     """The files of a slide, and its truth.
 
-    slide : the image. annotations : QuPath GeoJSON, tumour and host. cells : Parquet, every cell: x_um, y_um,
-    is_cd8, zone, signed_distance_um, radius_um. truth_json : counts, areas and densities by zone, as in `truth`.
+    slide : the image. annotations : QuPath GeoJSON, tumour and host. cells : Parquet, every cell: x_um,
+    y_um, is_cd8, zone, signed_distance_um, radius_um. truth_json : counts, areas and densities by zone, as in
+    `truth`.
     """
 
     spec: SlideSpec
@@ -123,8 +125,15 @@ class RenderedSlide:
     truth: dict[str, Any]
 
 
-def render_slide(spec: SlideSpec, folder: Path, *, threads: int = 2) -> RenderedSlide:
-    """Render a slide with its annotations and truth.
+def render_slide(
+    spec: SlideSpec,
+    folder: Path,
+    *,
+    annotations_folder: Path | None = None,
+    truth_folder: Path | None = None,
+    threads: int = 2,
+) -> RenderedSlide:
+    """Render a slide with its annotations and truth into `folder`, or folders of their own.
 
     Pixels are made tile by tile and written at once; memory holds the cell table, a raster of the layout and
     some tiles. The same spec gives the same cells and, uncompressed, the same pixels, however many threads.
@@ -134,7 +143,9 @@ def render_slide(spec: SlideSpec, folder: Path, *, threads: int = 2) -> Rendered
     ConfigError : a spec that cannot be rendered.
     """
     _check(spec)
-    folder.mkdir(parents=True, exist_ok=True)
+    annotations_folder, truth_folder = annotations_folder or folder, truth_folder or folder
+    for each in (folder, annotations_folder, truth_folder):
+        each.mkdir(parents=True, exist_ok=True)
     scene = _Scene.draw(spec)
     suffix = ".tif" if spec.kind == "brightfield" else ".ome.tif"
     path = folder / f"{spec.slide_id}{suffix}"
@@ -151,10 +162,11 @@ def render_slide(spec: SlideSpec, folder: Path, *, threads: int = 2) -> Rendered
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    annotations = folder / f"{spec.slide_id}.geojson"
+    annotations = annotations_folder / f"{spec.slide_id}.geojson"
     _write_annotations(annotations, spec, scene.layout)
     cells, truth = _truth(spec, scene)
-    cells_path, truth_path = folder / f"{spec.slide_id}.truth.parquet", folder / f"{spec.slide_id}.truth.json"
+    cells_path = truth_folder / f"{spec.slide_id}.truth.parquet"
+    truth_path = truth_folder / f"{spec.slide_id}.truth.json"
     cells.to_parquet(cells_path, index=False)
     truth_path.write_text(json.dumps(truth, indent=1), encoding="utf-8")
     return RenderedSlide(spec, path, annotations, cells_path, truth_path, truth)
@@ -254,7 +266,7 @@ class _Scene:
         return with_gaps(weights, islands, box, mpp, self.ground, self.lumen_level)
 
     def weights_at(self, x_um: FloatArray, y_um: FloatArray) -> FloatArray:
-        """Return what tissue lies at points: (class, n). In agreement with `weights` but for its finest edges."""
+        """Return what tissue lies at points: (class, n); as `weights`, but for its finest edges."""
         tissue_um, tumour_um, islands = self.layout.at(x_um, y_um)
         weights = np.zeros((len(CLASSES), len(x_um)), np.float32)
         tissue = (tissue_um > 3).astype(np.float32)
@@ -301,12 +313,13 @@ def _typical_ground(ground: Ground, rng: np.random.Generator) -> Ground:
     """Tame what would be an exceptional slide: whole slides stand for a stain that worked."""
     return replace(
         ground,
-        precipitate=min(ground.precipitate, 0.12),
-        pigment=min(ground.pigment, 0.15),
-        blush=min(ground.blush, 0.3),
-        vessels=min(ground.vessels, 0.25),
+        precipitate=min(ground.precipitate, 0.03),
+        pigment=min(ground.pigment, 0.08),
+        blush=min(ground.blush, 0.15),
+        vessels=min(ground.vessels, 0.2),
         ghosts=min(ground.ghosts, 0.4),
         membrane=0.0,
+        tan=min(ground.tan, 0.05),
         solid=min(ground.solid, 0.2),
         haze=float(rng.uniform(0.03, 0.1)),
         cytoplasm=float(rng.uniform(0.06, 0.16)),
@@ -416,7 +429,7 @@ def _scaled(affinity: FloatArray, wanted: float) -> FloatArray:
     for _ in range(4):
         chance = np.minimum(chance, 0.85)
         chance = chance * min(wanted / float(chance.sum()), 1e3)
-    return np.minimum(chance, 0.95)
+    return as_float(np.minimum(chance, 0.95))
 
 
 def _blocks(size_px: tuple[int, int]) -> Iterator[Box]:

@@ -1,21 +1,20 @@
 """Cells onto pixels: all cells of a window at once, as stain amounts and labels.
 
-A cell is a closed curve R(theta) around its centre, an ellipse with a few harmonics, and a nucleus of the same
-kind inside it. What is painted depends on rho = r / R(theta) only, which needs no arctangent: sines and cosines
-of multiples of theta are polynomials in x/r and y/r.
+A cell is a closed curve R(theta) around its centre, an ellipse with a few harmonics, and a nucleus of the
+same kind inside it. What is painted depends on rho = r / R(theta) only, which needs no arctangent: sines and
+cosines of multiples of theta are polynomials in x/r and y/r.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histo.slide.geometry import Box
-
-FloatArray = NDArray[np.float32]
+from histo.synthetic.noise import FloatArray, as_float
 
 # Patch half sizes in pixels; cells are stamped in groups of equal patch.
 _HALF_SIZES = np.concatenate(
@@ -31,16 +30,16 @@ UNLABELLED, NUCLEUS, WHOLE_CELL = 0, 1, 2
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells and things drawn like cells, one array element each; lengths in um, amounts in optical density.
+    """Cells and things drawn like cells, one array element each; um, amounts in optical density.
 
-    x_um, y_um : centre of the cell. length_um, width_um : semi-axes of the cell's outline; angle : of the long
-    axis, radians. lobes : (n, 6) cosine and sine amplitudes of the 2nd, 3rd and 4th harmonic of the outline.
+    x_um, y_um : centre of the cell. length_um, width_um : semi-axes of its outline; angle : of the long axis,
+    radians. lobes : (n, 6) cosine and sine amplitudes of the 2nd, 3rd and 4th harmonic of the outline.
     nucleus_length_um, nucleus_width_um : semi-axes; nucleus_dx_um, nucleus_dy_um : from the cell's centre.
-    nuclear : haematoxylin of the nucleus; vesicular : 0 solid to 1 pale with a dark rim; nucleolus : its strength.
-    cytoplasm : haematoxylin of the cytoplasm (fades towards the outline, so that packed cells meet in seams).
+    nuclear : haematoxylin of the nucleus; vesicular : 0 solid to 1 pale, dark-rimmed; nucleolus : strength.
+    cytoplasm : of the body, fades towards the outline, so that packed cells meet in seams.
     ring, ring_width_um : brown along the outline; ring_gaps : 0 whole to 1 broken line; ring_phase.
-    brown : of the cell body; brown_nucleus : of the nucleus. edge_um : width over which its outlines fade.
-    label : 0 none, 1 the nucleus alone, 2 the whole cell (CD8+).
+    brown : of the body; brown_nucleus : of the nucleus. edge_um : width over which the outlines fade.
+    label : UNLABELLED, NUCLEUS or WHOLE_CELL (CD8+): what of it is the cell to be found.
     """
 
     x_um: FloatArray
@@ -77,7 +76,7 @@ class Cells:
         """Return how far from its centre a cell's nucleus is painted."""
         nucleus = np.maximum(self.nucleus_length_um, self.nucleus_width_um) * (1 + 0.7 * self._lobe_sum())
         offset = np.hypot(self.nucleus_dx_um, self.nucleus_dy_um)
-        return (nucleus + offset + 0.5 * self.edge_um).astype(np.float32)
+        return as_float(nucleus + offset + 0.5 * self.edge_um)
 
     def reach_um(self) -> FloatArray:
         """Return how far from its centre anything of a cell but its cytoplasm is painted."""
@@ -85,10 +84,10 @@ class Cells:
         # The line along the outline lies at 0.9 of it and is Gaussian across.
         line = np.where(self.ring > 0, 0.9 * outline + 2.1 * self.ring_width_um, 0)
         body = np.where(self.is_stained(), outline + 0.5 * self.edge_um, 0)
-        return np.maximum(np.maximum(self.nucleus_reach_um(), body), line).astype(np.float32)
+        return as_float(np.maximum(np.maximum(self.nucleus_reach_um(), body), line))
 
     def _lobe_sum(self) -> FloatArray:
-        return np.hypot(self.lobes[:, ::2], self.lobes[:, 1::2]).sum(axis=1)
+        return as_float(np.hypot(self.lobes[:, ::2], self.lobes[:, 1::2]).sum(axis=1))
 
     def is_stained(self) -> NDArray[np.bool_]:
         """Tell which have brown outside the nucleus, or count with their whole body."""
@@ -118,8 +117,8 @@ class Layers:
 def stamp(cells: Cells, box: Box, mpp: float) -> Layers:
     """Paint cells on a window of the grid at `mpp`.
 
-    Cells that touch are parted where they are equally deep inside both outlines. The result at a pixel does not
-    depend on the window.
+    Cells that touch are parted where they are equally deep inside both outlines. The result at a pixel does
+    not depend on the window.
 
     Parameters
     ----------
@@ -278,7 +277,7 @@ def _rho(
     radius += lobes[:, 3] * sin3
     radius += lobes[:, 4] * cos4
     radius += lobes[:, 5] * sin4
-    return r / radius, cos3, sin3
+    return as_float(r / radius), as_float(cos3), as_float(sin3)
 
 
 def _local(
@@ -292,19 +291,12 @@ def _local(
     """Return coordinates along and across the long axis, in semi-axes."""
     along, across = (1 / length_um)[:, None, None], (1 / width_um)[:, None, None]
     cos, sin = cos[:, None, None], sin[:, None, None]
-    return dx * (cos * along) + dy * (sin * along), dy * (cos * across) - dx * (sin * across)
+    u = dx * (cos * along) + dy * (sin * along)
+    v = dy * (cos * across) - dx * (sin * across)
+    return as_float(u), as_float(v)
 
 
 def _edge(rho: FloatArray, scale: FloatArray, edge_um: FloatArray) -> FloatArray:
     """Return 1 inside, 0 outside, a ramp of `edge_um` across rho = 1."""
     ramp = (1 - rho) * (scale / edge_um[:, None, None]) + np.float32(0.5)
     return np.clip(ramp, 0, 1, out=ramp)
-
-
-def shifted(cells: Cells, dx_um: float, dy_um: float) -> Cells:
-    """Return the cells moved."""
-    return replace(
-        cells,
-        x_um=(cells.x_um + dx_um).astype(cells.x_um.dtype),
-        y_um=(cells.y_um + dy_um).astype(cells.y_um.dtype),
-    )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from histo.stain.space import channel_scale
 from histo.synthetic.field import Field, render_field
 from histo.training.augment import (
     brightfield_amounts,
@@ -90,25 +91,23 @@ def render_sample(job: tuple[int, Kind], *, size_px: int, mpp: float) -> Sample:
     field = render_field(seed, size_px=size_px, mpp=mpp, kind=kind)
     background, full_scale = np.zeros(3, np.float32), np.ones(3, np.float32)
     if kind == "fluorescence":
-        background, full_scale = fluorescence_scale(field)
+        background, full_scale = fluorescence_scale(field, seed)
     return Sample(kind, field, pack_targets(field.labels, field.is_cd8, mpp), background, full_scale)
 
 
-def fluorescence_scale(field: Field) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return background and full scale (3,) of a field as a whole slide of its kind would give them.
+def fluorescence_scale(field: Field, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return background and full scale (3,) of a field's channels, as inference fits them to a slide.
 
-    A slide has CD8+ cells somewhere; a field without them gives no scale of its own, so its brightest CD8 is taken
-    to be a fraction of a cell's.
+    A field is not a slide: where it has few CD8+ cells, the slide may have brighter ones elsewhere. So the scale
+    of CD8 is that of the field for half the seeds, and up to 5 times that for the others.
     """
-    flat = field.pixels.reshape(-1, 3).astype(np.float32)
-    background = np.percentile(flat, 5, axis=0)
-    high = np.percentile(flat, 99.5, axis=0) - background
-    cd8_pixels = np.concatenate([[False], field.is_cd8])[field.labels].ravel()
-    if cd8_pixels.sum() >= 400:
-        high[1] = np.percentile(flat[cd8_pixels, 1], 90) - background[1]
-    else:
-        high[1] *= 3
-    return background.astype(np.float32), np.maximum(high, 1).astype(np.float32)
+    flat = field.pixels.reshape(-1, 3)
+    fitted = [channel_scale(flat[:, i], dense=i == 0)[:2] for i in range(3)]
+    background, full_scale = np.array(fitted, np.float32).T
+    rng = np.random.default_rng([seed, 4])
+    if rng.random() < 0.5 and np.concatenate([[False], field.is_cd8])[field.labels].mean() < 0.03:
+        full_scale[1] *= np.exp(rng.uniform(0, 1.6))
+    return background, full_scale
 
 
 def clean_amounts(samples: Iterable[Sample], config: AugmentConfig, seed: int) -> list[Tensor]:

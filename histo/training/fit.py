@@ -10,8 +10,9 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
 
 from histo.cells.network import CellNet
 from histo.cells.weights import Weights, save_weights
@@ -48,7 +49,9 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     lightning.seed_everything(config.seed, verbose=False)
     validation = render_part(config, "validation")
     module = CellTraining(config, render_part(config, "train"), validation)
-    checkpoints = ModelCheckpoint(dirpath=out / "checkpoints", save_last=True, save_top_k=0)
+    checkpoints = ModelCheckpoint(
+        dirpath=out / "checkpoints", save_last=True, save_top_k=1, save_on_train_epoch_end=True
+    )
     options = config.optimiser
     trainer = lightning.Trainer(
         default_root_dir=out,
@@ -61,7 +64,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
         num_sanity_val_steps=0,
         gradient_clip_val=options.clip_gradient,
         logger=CSVLogger(out, name="", version="log"),
-        callbacks=[checkpoints, EMAWeightAveraging(decay=options.average_decay)],
+        callbacks=[checkpoints, _average(options.average_decay)],
         log_every_n_steps=options.steps_per_epoch,
         enable_model_summary=False,
         deterministic="warn",
@@ -69,6 +72,16 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     last = out / "checkpoints" / "last.ckpt"
     trainer.fit(module, ckpt_path=last if resume and last.is_file() else None, weights_only=False)
     return _finish(_averaged(config, last), config, validation, out)
+
+
+def _average(decay: float) -> WeightAveraging:
+    """Return an exponential moving average of the weights that forgets the first steps at first."""
+
+    def average(mean: Tensor, now: Tensor, n: Tensor) -> Tensor:
+        keep = torch.minimum(torch.as_tensor(decay), (1 + n) / (10 + n)).to(mean.device)
+        return now + (mean - now) * keep
+
+    return WeightAveraging(avg_fn=average)
 
 
 def _averaged(config: TrainConfig, checkpoint: Path) -> CellNet:

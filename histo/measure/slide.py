@@ -1,0 +1,133 @@
+"""The measures of one slide, from its counts and its areas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from histo.config import MeasureConfig
+from histo.measure.density import FRACTION, PER_MM2, poisson_density, wilson_fraction, zone_density
+from histo.measure.exclusion import LOG2_RATIO, PHENOTYPE_RULE, kather_phenotype, log2_core_outer
+from histo.measure.summary import ZONES, DistanceBin, Estimate, ExclusionSummary, Zone, ZoneSummary
+from histo.measure.tally import PROFILE_BIN_UM, Tally
+from histo.regions.place import Regions
+
+# The profile reaches this far to either side of the border.
+PROFILE_REACH_UM = 1500.0
+
+
+@dataclass(frozen=True)
+class SlideMeasures:
+    """The measures of one slide, named as in `SlideSummary`."""
+
+    n_cells: int
+    n_cd8: int
+    n_cells_outside_assessed_tissue: int
+    cd8_density: Estimate
+    cd8_fraction: Estimate
+    zones: dict[Zone, ZoneSummary]
+    exclusion: ExclusionSummary
+    distance_profile: list[DistanceBin] | None
+
+
+def measure_slide(
+    tally: Tally, regions: Regions, *, tissue_area_mm2: float, config: MeasureConfig
+) -> SlideMeasures:
+    """Turn counts and areas into densities, fractions, exclusion and the distance profile.
+
+    Parameters
+    ----------
+    tally : counts of all cells of the slide.
+    regions : the regions in which they were counted; their coverage already without unread area.
+    tissue_area_mm2 : area of all tissue found, assessed or not: tells an empty slide from an unusable one.
+    """
+    level = config.confidence_level
+    area = regions.assessed_area_mm2
+    if area > 0:
+        density = poisson_density(tally.n_cd8, area, level)
+        fraction = wilson_fraction(tally.n_cd8, tally.n_cells, level)
+    else:
+        found = tissue_area_mm2 > 0
+        reason = "no assessed tissue: all was excluded or unread" if found else "no tissue found"
+        density, fraction = Estimate.missing(PER_MM2, reason), Estimate.missing(FRACTION, reason)
+    zones = {zone: _zone(zone, tally, regions, config) for zone in ZONES}
+    core, outer = zones["core"].cd8_density, zones["outer_margin"].cd8_density
+    phenotype, why_not = kather_phenotype(core, outer, config.phenotype_cutoff_per_mm2)
+    if regions.not_assessable is not None:
+        why_not = regions.not_assessable
+        ratio = Estimate.missing(LOG2_RATIO, regions.not_assessable)
+    else:
+        ratio = log2_core_outer(core, outer, config.log_ratio_offset_per_mm2)
+    return SlideMeasures(
+        n_cells=tally.n_cells,
+        n_cd8=tally.n_cd8,
+        n_cells_outside_assessed_tissue=tally.n_outside,
+        cd8_density=density,
+        cd8_fraction=fraction,
+        zones=zones,
+        exclusion=ExclusionSummary(
+            border_length_um=regions.border_length_um if regions.border_length_um > 0 else None,
+            log2_core_outer=ratio,
+            phenotype=phenotype,
+            phenotype_not_assessable=why_not,
+            phenotype_rule=PHENOTYPE_RULE,
+            phenotype_cutoff_per_mm2=config.phenotype_cutoff_per_mm2,
+        ),
+        distance_profile=distance_profile(tally, regions, level),
+    )
+
+
+def distance_profile(tally: Tally, regions: Regions, level: float) -> list[DistanceBin] | None:
+    """Return the density of CD8+ cells by signed distance to the tumour border.
+
+    Each bin's area is that of the assessed pixels whose centre lies in it, never a ring computed from the
+    border's length. Bins are 50 um wide and reach 1.5 mm to either side; the outermost ones without area are
+    left out.
+
+    Returns
+    -------
+    Bins from the inside outwards; None where zones cannot be assessed.
+    """
+    if regions.not_assessable is not None:
+        return None
+    counted = regions.assessed & (np.abs(regions.signed_distance_um) < PROFILE_REACH_UM)
+    half = int(PROFILE_REACH_UM / PROFILE_BIN_UM)
+    index = np.floor(regions.signed_distance_um[counted] / PROFILE_BIN_UM).astype(np.int64) + half
+    weight = np.bincount(index, regions.coverage[counted], 2 * half)
+    area_mm2 = weight * regions.mpp**2 / 1e6
+    with_area = np.flatnonzero(area_mm2)
+    if len(with_area) == 0:
+        return []
+    return [
+        DistanceBin(
+            low_um=(k - half) * PROFILE_BIN_UM,
+            high_um=(k - half + 1) * PROFILE_BIN_UM,
+            n_cd8=tally.cd8_in_bin(k - half),
+            area_mm2=float(area_mm2[k]),
+            cd8_density=poisson_density(tally.cd8_in_bin(k - half), float(area_mm2[k]), level),
+        )
+        for k in range(int(with_area[0]), int(with_area[-1]) + 1)
+    ]
+
+
+def _zone(zone: Zone, tally: Tally, regions: Regions, config: MeasureConfig) -> ZoneSummary:
+    if regions.not_assessable is not None:
+        return ZoneSummary(
+            n_cells=None,
+            n_cd8=None,
+            area_mm2=None,
+            cd8_density=Estimate.missing(PER_MM2, regions.not_assessable),
+            cd8_fraction=Estimate.missing(FRACTION, regions.not_assessable),
+        )
+    n_cells, n_cd8 = tally.in_zone(zone)
+    area = regions.zone_area_mm2[zone]
+    return ZoneSummary(
+        n_cells=n_cells,
+        n_cd8=n_cd8,
+        area_mm2=area,
+        cd8_density=zone_density(
+            n_cd8, area, min_area_mm2=config.min_zone_area_mm2, level=config.confidence_level
+        ),
+        cd8_fraction=wilson_fraction(n_cd8, n_cells, config.confidence_level),
+    )

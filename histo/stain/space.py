@@ -1,0 +1,249 @@
+"""From a slide's pixels to stain space: nuclear, CD8 and residual, the same for both modalities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from histo.config import BrightfieldStain, FluorescenceStain
+from histo.errors import ChannelError, SlideError
+from histo.slide.background import dark_level, glass_level
+from histo.slide.base import Slide
+from histo.slide.survey import Survey
+from histo.slide.tissue import Tissue, survey_od
+from histo.stain.deconvolution import AMOUNT_RANGE, optical_density, stain_matrix, unmix
+from histo.stain.sample import sample_tissue
+from histo.stain.vectors import estimate_vectors
+
+WhitePointSource = Literal["config", "glass", "brightest tissue"]
+VectorsSource = Literal["config", "estimated"]
+
+
+@dataclass(frozen=True)
+class BrightfieldTransform:
+    """Colour deconvolution with one slide's white point and stain vectors.
+
+    white_point : (red, green, blue) grey levels of bare glass.
+    vectors : unit vectors of optical density, rows nuclear, CD8, residual.
+    note : what could not be estimated; empty where nothing.
+    """
+
+    white_point: tuple[float, float, float]
+    white_point_source: WhitePointSource
+    vectors: tuple[tuple[float, float, float], ...]
+    vectors_source: tuple[VectorsSource, VectorsSource]
+    note: str = ""
+
+    @property
+    def unit(self) -> str:
+        """Unit of the amounts."""
+        return "optical density"
+
+    def matrix(self) -> Tensor:
+        """Return the vectors as (3, 3) float32."""
+        return torch.tensor(self.vectors, dtype=torch.float32)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return stain amounts (N, 3, H, W) float32 of pixels (N, H, W, 3), on their device."""
+        amounts = unmix(optical_density(pixels, torch.tensor(self.white_point)), self.matrix())
+        return amounts.clamp_(*AMOUNT_RANGE).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class FluorescenceTransform:
+    """Channels scaled so that the background is 0 and a bright cell about 1.
+
+    channels : names of the nuclear, CD8 and autofluorescence channels; the last None where there is none.
+    indices : their positions on the channel axis; None likewise.
+    background, full_scale : per channel, in the slide's grey levels: amount = (I - background) / full_scale.
+    note : what the numbers rest on where a channel shows no signal; empty where all do.
+    """
+
+    channels: tuple[str, str, str | None]
+    indices: tuple[int, int, int | None]
+    background: tuple[float, float, float]
+    full_scale: tuple[float, float, float]
+    note: str = ""
+
+    @property
+    def unit(self) -> str:
+        """Unit of the amounts."""
+        return "share of full scale"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return stain amounts (N, 3, H, W) float32 of pixels (N, H, W, C), on their device."""
+        planes = [
+            torch.zeros(pixels.shape[:3], dtype=torch.float32, device=pixels.device)
+            if index is None
+            else (pixels[..., index].to(torch.float32) - background) / scale
+            for index, background, scale in zip(self.indices, self.background, self.full_scale, strict=True)
+        ]
+        return torch.stack(planes, dim=1).clamp_(*AMOUNT_RANGE)
+
+
+StainTransform = BrightfieldTransform | FluorescenceTransform
+
+
+def fit_stain(
+    slide: Slide, survey: Survey, tissue: Tissue, config: BrightfieldStain | FluorescenceStain
+) -> StainTransform:
+    """Fit the way to stain space to one slide.
+
+    Raises
+    ------
+    SlideError : the slide is of the other kind.
+    ChannelError : a channel that the configuration names is not there, or several are that might be meant.
+    """
+    if slide.kind != config.kind:
+        other = "fluorescence, e.g. configs/cd8_mif.yaml" if slide.kind == "fluorescence" else "brightfield"
+        raise SlideError(
+            f"this is a {slide.kind} slide and the configuration is for {config.kind}",
+            path=slide.path,
+            fix=f"Use a configuration whose stain.kind is {other}"
+            + (", e.g. configs/cd8_ihc.yaml" if slide.kind == "brightfield" else ""),
+        )
+    if isinstance(config, BrightfieldStain):
+        return _fit_brightfield(slide, survey, tissue, config)
+    return _fit_fluorescence(slide, survey, tissue, config)
+
+
+def _fit_brightfield(
+    slide: Slide, survey: Survey, tissue: Tissue, config: BrightfieldStain
+) -> BrightfieldTransform:
+    expected = stain_matrix(config.vectors)
+    brown = unmix(torch.from_numpy(survey_od(survey)), expected)[..., 1].numpy()
+    pixels = sample_tissue(slide, tissue, brown)
+    white, source = _white_point(survey, pixels, config)
+    notes: list[str] = []
+    vectors = expected.to(torch.float64).numpy()
+    sources: list[VectorsSource] = ["config", "config"]
+    if config.estimate_within_deg > 0:
+        od = optical_density(torch.from_numpy(pixels), torch.tensor(white)).numpy()
+        estimated, notes = estimate_vectors(od, vectors[:2], config.estimate_within_deg)
+        sources = ["estimated" if (estimated[i] != vectors[i]).any() else "config" for i in (0, 1)]
+        residual = config.vectors.residual
+        # A cross product follows the two stains; a third stain that the protocol names stays.
+        vectors = np.vstack([estimated, _cross(*estimated) if residual is None else vectors[2]])
+    rows = tuple((float(r), float(g), float(b)) for r, g, b in vectors)
+    return BrightfieldTransform(white, source, rows, (sources[0], sources[1]), "; ".join(notes))
+
+
+def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    normal = np.cross(a, b)
+    return np.asarray(normal / np.linalg.norm(normal), np.float64)
+
+
+def _white_point(
+    survey: Survey, pixels: NDArray[Any], config: BrightfieldStain
+) -> tuple[tuple[float, float, float], WhitePointSource]:
+    if config.white_point != "estimate":
+        return config.white_point, "config"
+    glass = glass_level(survey)
+    source: WhitePointSource = "glass"
+    if glass is None:
+        # Gaps between cells let nearly all light through.
+        if len(pixels) == 0:
+            pixels = survey.overview.reshape(-1, 3)
+        glass = np.percentile(pixels, 99.5, axis=0)
+        source = "brightest tissue"
+    red, green, blue = (float(level) for level in glass)
+    return (red, green, blue), source
+
+
+def _fit_fluorescence(
+    slide: Slide, survey: Survey, tissue: Tissue, config: FluorescenceStain
+) -> FluorescenceTransform:
+    nuclear, cd8 = _find_channel(slide, config.nuclear), _find_channel(slide, config.cd8)
+    auto = None if config.autofluorescence is None else _find_channel(slide, config.autofluorescence)
+    if nuclear == cd8:
+        raise ChannelError(
+            f"{config.nuclear!r} and {config.cd8!r} both mean channel {slide.channels[cd8]!r}",
+            path=slide.path,
+            fix="Correct stain.nuclear or stain.cd8 in the config",
+        )
+    indices = (nuclear, cd8, auto)
+    pixels = sample_tissue(slide, tissue, survey.overview[..., cd8].astype(np.float32))
+    if len(pixels) == 0:
+        pixels = survey.overview[(survey.coverage > 0.5) & ~survey.unread]
+    background, full_scale, notes = [], [], []
+    for position, index in enumerate(indices):
+        if index is None:
+            background.append(0.0)
+            full_scale.append(1.0)
+            continue
+        low, scale, seen = channel_scale(pixels[:, index], dense=position == 0)
+        background.append(low)
+        full_scale.append(scale)
+        if not seen:
+            notes.append(f"{slide.channels[index]}: no signal clearly above its background")
+    return FluorescenceTransform(
+        channels=(
+            slide.channels[nuclear],
+            slide.channels[cd8],
+            None if auto is None else slide.channels[auto],
+        ),
+        indices=indices,
+        background=(background[0], background[1], background[2]),
+        full_scale=(full_scale[0], full_scale[1], full_scale[2]),
+        note="; ".join(notes),
+    )
+
+
+def channel_scale(values: NDArray[Any], *, dense: bool) -> tuple[float, float, bool]:
+    """Return the background and full scale of a channel, and whether signal sets the scale.
+
+    The scale ends at a high percentile of the tissue's pixels, but never below a multiple of their noise:
+    where no cell is stained, noise must not be blown up to look like one. `dense`: the stain is in most cells,
+    so that the spread of all pixels is signal; else it is noise and autofluorescence.
+    """
+    low, noise = dark_level(values)
+    if len(values) == 0:
+        return 0.0, 1.0, False
+    floor = 10 * noise
+    if not dense:
+        spread = 1.4826 * float(np.median(np.abs(values.astype(np.float64) - low)))
+        floor = max(floor, 6 * spread)
+    if np.issubdtype(values.dtype, np.integer):
+        floor = max(floor, 8.0)
+    high = float(np.percentile(values, 99.0 if dense else 99.5)) - low
+    if high > floor:
+        return low, high, True
+    return low, floor if floor > 0 else 1.0, False
+
+
+def _find_channel(slide: Slide, wanted: str) -> int:
+    """Find a channel by its name: whole, then as a word, then as a part, without regard to case.
+
+    A number is never cut: "CD8" is no part of "CD80" or "CD86".
+    """
+    name = wanted.strip().casefold()
+    channels = [channel.strip().casefold() for channel in slide.channels]
+    no_digit = r"(?![0-9])" if name[-1:].isdigit() else ""
+    tests: tuple[Callable[[str], object], ...] = (
+        lambda channel: channel == name,
+        lambda channel: re.search(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])", channel),
+        lambda channel: re.search(re.escape(name) + no_digit, channel),
+    )
+    listed = ", ".join(repr(channel) for channel in slide.channels)
+    for test in tests if name else ():
+        hits = [index for index, channel in enumerate(channels) if test(channel)]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            raise ChannelError(
+                f"channel {wanted!r} may be any of " + ", ".join(repr(slide.channels[i]) for i in hits),
+                path=slide.path,
+                fix=f"Give the whole name in the config; the slide has {listed}",
+            )
+    raise ChannelError(
+        f"there is no channel {wanted!r}",
+        path=slide.path,
+        fix=f"Name one of the slide's channels in the config: {listed}",
+    )

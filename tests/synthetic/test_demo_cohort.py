@@ -1,0 +1,70 @@
+"""The demo cohort: paired, with phenotypes that are off the cut-off."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from histo.synthetic import cohort as demo
+from histo.synthetic.cohort import demo_cohort, demo_specs
+from histo.synthetic.slide import PHENOTYPE_CUTOFF_PER_MM2
+
+
+def test_specs_are_paired_and_trend_as_published():
+    specs = demo_specs(seed=3)
+    frame = pd.DataFrame(
+        [{"patient": s.slide_id[:2], "site": s.site, "mpp": s.mpp, "ph": s.phenotype} for s in specs]
+    )
+    assert len(specs) == 6
+    assert set(frame.groupby("patient").site.agg(frozenset)) == {frozenset({"primary", "metastasis"})}
+    assert set(frame.ph) == {"inflamed", "excluded", "desert"}
+    assert sorted(frame.mpp.unique()) == [0.25, 0.5]
+    assert frame[frame.site == "metastasis"].ph.isin(["excluded", "desert"]).all()
+    by_patient = {(s.slide_id[:2], s.site): s.cd8_per_mm2.core for s in specs}
+    assert all(by_patient[p, "metastasis"] < 0.5 * by_patient[p, "primary"] for p in ("P1", "P2", "P3"))
+    assert len({s.seed for s in specs} | {s.seed for s in demo_specs(seed=4)}) == 12
+
+
+@pytest.mark.parametrize("spec", demo_specs(), ids=lambda s: s.slide_id)
+def test_densities_are_off_the_cutoff(spec):
+    """What decides the phenotype is at least 35 % away from it."""
+    aimed = spec.cd8_per_mm2
+    core = aimed.core / PHENOTYPE_CUTOFF_PER_MM2
+    outer = aimed.outer_margin / PHENOTYPE_CUTOFF_PER_MM2
+    if spec.phenotype == "inflamed":
+        assert core > 1.35
+    else:
+        assert core < 0.65
+        assert outer > 1.35 if spec.phenotype == "excluded" else outer < 0.65
+
+
+def test_cohort_on_disk(tmp_path, monkeypatch):
+    """Coarser and smaller than the real demo, with the same layout on disk."""
+    monkeypatch.setattr(demo, "_SIZE_UM", {0.5: (1900.0, 620.0), 0.25: (1900.0, 620.0)})
+    lesions = [(p, s, ph, 1.0 if mpp == 0.5 else 0.9, d) for p, s, ph, mpp, d in demo._LESIONS]
+    monkeypatch.setattr(demo, "_LESIONS", tuple(lesions[:2]))
+    monkeypatch.setattr(demo, "_SIZE_UM", {1.0: (1900.0, 620.0), 0.9: (1900.0, 620.0)})
+    made = demo_cohort(tmp_path, seed=2)
+    manifest = pd.read_csv(made.manifest)
+    assert list(manifest.columns) == ["slide", "patient", "lesion", "site", "stain", "mpp_um"]
+    assert [made.slides_folder / name for name in manifest.slide] == list(made.slide_paths)
+    assert list(manifest.site) == ["primary", "metastasis"]
+    for slide in made.slides:
+        assert slide.annotations.parent == made.annotations_folder
+        truth = json.loads(slide.truth_json.read_text())
+        assert truth["phenotype"] == slide.spec.phenotype
+        assert truth["n_cd8"] == pd.read_parquet(slide.cells).is_cd8.sum()
+
+
+@pytest.mark.slow
+def test_full_demo_has_its_phenotypes(tmp_path):
+    made = demo_cohort(tmp_path)
+    for slide in made.slides:
+        zones = slide.truth["zones"]
+        assert slide.truth["phenotype"] == slide.spec.phenotype
+        if slide.spec.phenotype == "inflamed":
+            assert zones["core"]["cd8_density_per_mm2"] > 1.35 * PHENOTYPE_CUTOFF_PER_MM2
+        else:
+            assert zones["core"]["cd8_density_per_mm2"] < 0.65 * PHENOTYPE_CUTOFF_PER_MM2
