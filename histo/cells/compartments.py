@@ -17,9 +17,9 @@ def stain_means(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Average each stain over nucleus and ring of each cell.
 
-    The ring is the band within `half_ring_px` of the outline on either side (by steps along rows and columns),
-    without pixels of other cells; the nucleus is the rest of the inside. An outside pixel next to two cells
-    belongs to the rings of both.
+    The ring is the band within `half_ring_px` of the outline on either side (by steps along rows and
+    columns), without pixels of other cells; the nucleus is the rest of the inside. An outside pixel next to
+    two cells belongs to the rings of both.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
 """From the network's maps to instances.
 
-A centre is a peak of the centre map. Each foreground pixel votes, by its offset, for the place where its cell's
-centre should be, and joins the nearest peak to its vote; so cells that touch come apart along the line where the
-votes part. Everything is local: nothing further than `REACH_PX` from a cell's centroid changes the cell, and ties
-are resolved by position on the slide's grid, so that a cell comes out the same from every tile that holds it whole.
+A centre is a peak of the centre map. Each foreground pixel votes, by its offset, for the place where its
+cell's centre should be, and joins the nearest peak to its vote; so cells that touch come apart along the line
+where the votes part. Everything is local: nothing further than `REACH_PX` from a cell's centroid changes the
+cell, and ties are resolved by position on the slide's grid, so that a cell comes out the same from every tile
+that holds it whole.
 
 No Python loop over pixels or cells.
 """
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import label as connected_components
+from torch import Tensor
 from torch.nn import functional as F
 
 from histo.cells.network import N_CLASSES, Maps
@@ -73,42 +75,42 @@ def decode(
     pooled = F.max_pool2d(centre, 2 * _PEAK_RADIUS + 1, stride=1, padding=_PEAK_RADIUS)
     peaks = ((centre == pooled) & (centre > logit))[:, 0].cpu().numpy()
     foreground = (torch.maximum(maps.classes[:, 1], maps.classes[:, 2]) > maps.classes[:, 0]).cpu().numpy()
-    values = centre[:, 0].cpu().numpy()
-    classes = maps.classes.float().cpu().contiguous().numpy()
-    offsets = maps.offsets.float().cpu().contiguous().numpy()
     limits = (area_um2[0] / mpp**2, area_um2[1] / mpp**2)
     return [
-        _decode_one(peaks[i], values[i], foreground[i], classes[i], offsets[i], mpp=mpp, limits_px=limits)
+        _decode_one(peaks[i], foreground[i], maps.classes[i], maps.offsets[i], mpp=mpp, limits_px=limits)
         for i in range(len(peaks))
     ]
 
 
 def _decode_one(
     peaks: NDArray[np.bool_],
-    centre: NDArray[np.float32],
     foreground: NDArray[np.bool_],
-    classes: NDArray[np.float32],
-    offsets: NDArray[np.float32],
+    classes: Tensor,
+    offsets: Tensor,
     *,
     mpp: float,
     limits_px: tuple[float, float],
 ) -> Instances:
-    height, width = foreground.shape
-    peak_rows, peak_columns = _resolve_plateaus(peaks, centre)
-    pixels = np.flatnonzero(foreground)
-    if len(peak_rows) == 0 or len(pixels) == 0:
-        return _no_instances((height, width), np.zeros((height, width), bool))
-    owner = _join_peaks(pixels, offsets.reshape(2, -1), (height, width), peak_rows, peak_columns, mpp)
-    labels = np.zeros(height * width, np.int32)
-    labels[pixels] = owner
-    voted = labels.reshape(height, width)
+    shape = foreground.shape
+    peak_rows, peak_columns = _resolve_plateaus(peaks)
+    rows, columns = np.nonzero(foreground)
+    if len(peak_rows) == 0 or len(rows) == 0:
+        return _no_instances(shape, np.zeros(shape, bool))
+    voted = np.zeros(shape, np.int32)
+    votes = _at(offsets, rows, columns) / np.float32(mpp)
+    voted[rows, columns] = _join_peaks(rows, columns, votes, shape, peak_rows, peak_columns)
     return _measure(_fill_holes(_largest_parts(voted)), voted > 0, classes, limits_px)
 
 
-def _resolve_plateaus(
-    peaks: NDArray[np.bool_], centre: NDArray[np.float32]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Keep the first, in reading order, of equal peaks within reach of each other."""
+def _at(values: Tensor, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return (C, n) values of (C, H, W) at some pixels: only those leave the device."""
+    index = torch.from_numpy(rows).to(values.device), torch.from_numpy(columns).to(values.device)
+    picked: NDArray[np.float32] = values[:, index[0], index[1]].float().cpu().numpy()
+    return picked
+
+
+def _resolve_plateaus(peaks: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Keep the first, in reading order, of (necessarily equal) peaks within reach of each other."""
     rows, columns = np.nonzero(peaks)
     if len(rows) < 2:
         return rows, columns
@@ -122,23 +124,21 @@ def _resolve_plateaus(
 
 
 def _join_peaks(
-    pixels: NDArray[np.intp],
-    offsets: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    votes: NDArray[np.float32],
     shape: tuple[int, int],
     peak_rows: NDArray[np.intp],
     peak_columns: NDArray[np.intp],
-    mpp: float,
 ) -> NDArray[np.int32]:
-    """Return, for each foreground pixel, 1 + the index of its peak, or 0."""
+    """Return, for each foreground pixel, 1 + the index of its peak, or 0. Votes are (x, y) in pixels."""
     nearest = _nearest_peak(peak_rows, peak_columns, (shape[0] // 2, shape[1] // 2))
-    rows, columns = np.divmod(pixels, shape[1])
     # From the pixel's centre by its offset, then to the centre map's pixel there.
-    scale = np.float32(1 / mpp)
-    vote_columns = np.floor((columns + 0.5 + offsets[0, pixels] * scale) / 2).astype(np.intp)
-    vote_rows = np.floor((rows + 0.5 + offsets[1, pixels] * scale) / 2).astype(np.intp)
+    vote_columns = np.floor((columns + 0.5 + votes[0]) / 2).astype(np.intp)
+    vote_rows = np.floor((rows + 0.5 + votes[1]) / 2).astype(np.intp)
     np.clip(vote_rows, 0, nearest.shape[0] - 1, out=vote_rows)
     np.clip(vote_columns, 0, nearest.shape[1] - 1, out=vote_columns)
-    owner = nearest[vote_rows, vote_columns]
+    owner: NDArray[np.int32] = nearest[vote_rows, vote_columns]
     # A peak's centre in pixels is 2 i + 1; a pixel's i + 0.5.
     index = np.maximum(owner - 1, 0)
     far = (rows - 2 * peak_rows[index] - 0.5) ** 2 + (columns - 2 * peak_columns[index] - 0.5) ** 2
@@ -161,12 +161,15 @@ def _nearest_peak(
     canvas = np.zeros((shape[0] + 2 * r, shape[1] + 2 * r), np.int32)
     index = np.broadcast_to(np.arange(1, len(rows) + 1, dtype=np.int32), (len(dy), len(rows)))
     canvas[rows + dy + r, columns + dx + r] = index
-    return canvas[r:-r, r:-r]
+    inner: NDArray[np.int32] = canvas[r:-r, r:-r]
+    return inner
 
 
 def _largest_parts(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Keep the largest connected part (by sides) of each instance; of equal ones the first in reading order."""
-    parts: NDArray[Any] = connected_components(labels, connectivity=1, background=0)
+    """Keep each instance's largest part (connected by sides), of equal ones the first in reading order."""
+    parts: NDArray[Any] = connected_components(  # type: ignore[no-untyped-call]
+        labels, connectivity=1, background=0
+    )
     inside = np.flatnonzero(parts)
     part = parts.ravel()[inside]
     size = np.bincount(part)
@@ -215,14 +218,12 @@ def _fill_holes(labels: NDArray[np.int32]) -> NDArray[np.int32]:
 def _measure(
     labels: NDArray[np.int32],
     occupied: NDArray[np.bool_],
-    classes: NDArray[np.float32],
+    classes: Tensor,
     limits_px: tuple[float, float],
 ) -> Instances:
     """Drop instances outside the area limits and number the rest by their centroids."""
-    height, width = labels.shape
-    pixels = np.flatnonzero(labels)
-    owner = labels.ravel()[pixels]
-    rows, columns = np.divmod(pixels, width)
+    rows, columns = np.nonzero(labels)
+    owner = labels[rows, columns]
     area = np.bincount(owner)
     # Sums below 2**53 are exact in the float64 of bincount.
     row_sum = np.bincount(owner, rows).astype(np.int64)
@@ -230,15 +231,15 @@ def _measure(
     kept = np.flatnonzero((area >= max(limits_px[0], 1)) & (area <= limits_px[1]))
     kept = kept[kept > 0]
     if len(kept) == 0:
-        return _no_instances((height, width), occupied)
+        return _no_instances(labels.shape, occupied)
     order = np.lexsort((column_sum[kept] / area[kept], row_sum[kept] / area[kept]))
     kept = kept[order]
     number = np.zeros(len(area), np.int32)
     number[kept] = np.arange(1, len(kept) + 1)
     out = np.zeros_like(labels)
-    out.ravel()[pixels] = number[owner]
+    out[rows, columns] = number[owner]
 
-    logits = classes.reshape(classes.shape[0], -1)[:, pixels]
+    logits = _at(classes, rows, columns)
     exponent = np.exp(logits - logits.max(axis=0))
     share = exponent / exponent.sum(axis=0)
     mean = np.stack([np.bincount(owner, channel, minlength=len(area))[kept] for channel in share], axis=1)

@@ -26,8 +26,8 @@ from histo.slide.tiles import Tile
 class TileCells:
     """The cells that a tile owns.
 
-    table : the columns of `DETECTION_COLUMNS`; `cell_id` is local, 1 ... n in the order of the centroids (row,
-        then column). A stain mean is NaN where a cell has no pixel of that compartment.
+    table : the columns of `DETECTION_COLUMNS`; `cell_id` is local, 1 ... n in the order of the centroids
+        (row, then column). A stain mean is NaN where a cell has no pixel of that compartment.
     outlines : (n,) shapely polygons in um in the slide's frame.
     labels : (H, W) int32 over `tile.read`: `cell_id` where a cell of this tile lies, else 0.
     """
@@ -79,9 +79,7 @@ class CellDetector:
         self.centre_threshold = (
             weights.centre_threshold if config.centre_threshold is None else config.centre_threshold
         )
-        self._network = folded(network).to(
-            device=self.device, dtype=self.dtype, memory_format=torch.channels_last
-        )
+        self._network = folded(network).to(self.device, self.dtype).to(memory_format=torch.channels_last)
 
     def detect(self, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
         """Find the cells of a batch of tiles.
@@ -133,7 +131,7 @@ class CellDetector:
     def _owned(self, found: Instances, stain: NDArray[np.float32], tile: Tile) -> TileCells:
         m, mpp = self._margin_px, self.mpp
         left, top = tile.read.x + m, tile.read.y + m
-        # Sums over the slide's own pixel numbers are exact integers: the centroid is the same from every tile.
+        # Sums over the slide's own pixel numbers are exact: the centroid is the same from every tile.
         column_sum = found.column_sum + found.area_px * left
         row_sum = found.row_sum + found.area_px * top
         owned = np.flatnonzero(
@@ -170,6 +168,6 @@ class CellDetector:
 
 
 def _holds(start: int, size: int, total: NDArray[np.int64], area: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell whether the grid pixel of each centroid, floor(total / area + 1/2), lies in [start, start + size)."""
+    """Tell whether the pixel of each centroid, floor(total / area + 1/2), lies in [start, start + size)."""
     pixel = (2 * total + area) // (2 * area)
     return (pixel >= start) & (pixel < start + size)

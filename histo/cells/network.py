@@ -117,11 +117,12 @@ class CellNet(nn.Module):
 
 
 def folded(network: CellNet) -> CellNet:
-    """Return a copy for inference, in evaluation mode, with each batch normalisation folded into its convolution."""
+    """Return a copy for inference: evaluation mode, batch normalisations folded into their convolutions."""
     copied = copy.deepcopy(network).eval()
     for block in [module for module in copied.modules() if isinstance(module, Conv2dNormActivation)]:
         convolution, norm = block[0], block[1]
-        assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
         block[0] = fuse_conv_bn_eval(convolution, norm)
         block[1] = nn.Identity()
     return copied

@@ -1,9 +1,9 @@
 """Label image to polygons, for all cells at once.
 
 The border between a cell's pixels and the rest is a chain of pixel sides ("cracks"). Every crack finds its
-successor from the two pixels ahead of it, pointer jumping (list ranking: Wyllie 1979) numbers the cracks along
-each chain in a few array operations, and the middles of the cracks are the polygon. Middles instead of corners
-turn stairs into slopes; the area becomes that of the pixels less half a pixel, whatever the shape.
+successor from the two pixels ahead of it, pointer jumping (list ranking: Wyllie 1979) numbers the cracks
+along each chain in a few array operations, and the middles of the cracks are the polygon. Middles instead of
+corners turn stairs into slopes; the area becomes that of the pixels less half a pixel, whatever the shape.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def outlines(
 
     Parameters
     ----------
-    labels : (H, W), 0 for none, else 1 ... n, every number in use. Each label is one connected part (by sides);
-        holes are not drawn.
+    labels : (H, W), 0 for none, else 1 ... n, every number in use. Each label is one part, connected by
+        sides; holes are not drawn.
     mpp : um per pixel.
     origin_px : (x, y) of `labels[0, 0]` on the grid.
     tolerance_um : of simplification (Douglas-Peucker; where the ring starts, an outline may move by up to
@@ -70,7 +70,7 @@ def outlines(
     row_of = np.zeros(len(flat), np.int64)
     row_of[inside] = np.arange(len(inside))
 
-    # Ahead on the right is not ours: turn right, on the same pixel. Else ahead on the left: straight on or left.
+    # Ahead on the right is not ours: turn right, on the same pixel. Else ahead on the left: straight or left.
     front = pixel + ahead[side]
     corner = front + left[side]
     turn_right = flat[front] != label
@@ -117,7 +117,7 @@ def _steps_to(successor: NDArray[np.int64], ends: NDArray[np.int64], longest: in
 
 
 def _simplified(polygons: NDArray[np.object_], tolerance_um: float) -> NDArray[np.object_]:
-    # Douglas-Peucker without topology checks is several times faster; the few that it breaks stay as they were.
+    # Without topology checks it is many times faster; the few that it breaks stay as they were.
     simple = shapely.simplify(polygons, tolerance_um, preserve_topology=False)
     good = shapely.is_valid(simple) & ~shapely.is_empty(simple) & (shapely.get_type_id(simple) == 3)
     return np.where(good, simple, polygons)

@@ -108,8 +108,8 @@ def load_weights(name_or_path: str = "default") -> Weights:
 
     Raises
     ------
-    WeightsError : the file is missing or damaged, or was made for other classes, another stain space or another
-        version of this package.
+    WeightsError : the file is missing or damaged, or was made for other classes, another stain space or
+        another version of this package.
     """
     if name_or_path in _SHIPPED:
         resource = resources.files("histo.cells") / "weights" / _SHIPPED[name_or_path]

@@ -141,7 +141,7 @@ class CellParquetWriter:
 
 
 def read_cells(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a cell table back, in the dtypes of `CELL_COLUMNS`.
+    """Read a cell table back, as `cell_frame` would build it.
 
     Parameters
     ----------
@@ -204,8 +204,7 @@ def _to_frame(rows: Any, columns: list[str]) -> pd.DataFrame:
             data[name] = shapely.from_wkb(values) if len(rows) else values
         else:
             data[name] = values.astype(CELL_COLUMNS[name])
-    # Series by dtype object keep pandas from turning text into its own string type.
-    return pd.DataFrame({name: pd.Series(values, dtype=values.dtype) for name, values in data.items()})
+    return pd.DataFrame(data)
 
 
 def _schema() -> pa.Schema:

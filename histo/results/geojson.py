@@ -37,7 +37,7 @@ Text = tuple[Bytes, Mask]
 CLASS_COLOURS: Final[dict[str, tuple[int, int, int]]] = {CD8: (250, 62, 62), OTHER: (112, 112, 225)}
 REGION_COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "tumour": (200, 0, 0),
-    "border": (255, 200, 0),
+    "tumour border": (255, 200, 0),
     "stroma": (150, 200, 150),
     "host": (120, 90, 60),
     "necrosis": (50, 50, 50),

@@ -50,7 +50,7 @@ class LabelMapWriter:
                 path,
                 {
                     "multiscales": [multiscale("cells", "yx", mpp, len(shapes), "nearest")],
-                    "image-label": {"source": {"image": "../../"}},
+                    "image-label": {"colors": [], "source": {"image": "../../"}},
                 },
                 own={"quantity": "cell_id of the cell table; 0: no cell"},
             )

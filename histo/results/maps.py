@@ -72,14 +72,16 @@ class MapsWriter:
         self._label_names: list[str] = []
         discard(self._part)
         self.labels: LabelMapWriter | None = None
+        columns, rows = slide.grid_size(mpp)
+        # OME-Zarr wants the same number of levels in an image and all of its labels, whatever their sizes.
+        self._n_levels = len(level_shapes((rows, columns), max_levels=chunk_px.bit_length()))
         if labels:
-            columns, rows = slide.grid_size(mpp)
             self.labels = LabelMapWriter(self._label("cells"), (rows, columns), mpp, chunk_px)
 
     def write_overview(self, overview: NDArray[Any], mpp: float) -> None:
         """Write the image of the slide: (rows, columns, channels) at `mpp` um."""
         levels = [np.moveaxis(overview, -1, 0)]
-        while len(levels) < len(level_shapes(overview.shape[:2])):
+        while len(levels) < self._n_levels:
             levels.append(halve(levels[-1]))
         self._write_image(
             self._part,
@@ -156,7 +158,7 @@ class MapsWriter:
         colours: dict[str, tuple[int, int, int]],
         mpp: float,
     ) -> None:
-        levels = _subsampled(values)
+        levels = [subsample(values, level) for level in range(self._n_levels)]
         known = [(value, text) for value, text in enumerate(names) if text]
         self._write_image(
             self._label(name),
@@ -177,7 +179,9 @@ class MapsWriter:
     def _write_scalar(
         self, name: str, values: NDArray[np.float32], mpp: float, quantity: str, unit: str
     ) -> None:
-        levels = _subsampled(values.astype(np.float32, copy=False))
+        values = values.astype(np.float32, copy=False)
+        n_rows, n_columns = values.shape
+        levels = [subsample(values, level) for level in range(len(level_shapes((n_rows, n_columns))))]
         self._write_image(
             self._part / name,
             levels,
@@ -238,8 +242,3 @@ def read_label_map(path: Path, level: int = 0) -> Any:
         return zarr.open_array(str(path / "labels" / "cells" / str(level)), mode="r")
     except (OSError, zarr.errors.NodeNotFoundError, KeyError, ValueError) as error:
         raise ResultsError(f"no label map can be read ({error})", path=path) from None
-
-
-def _subsampled(values: NDArray[Any]) -> list[NDArray[Any]]:
-    n_rows, n_columns = values.shape
-    return [subsample(values, level) for level in range(len(level_shapes((n_rows, n_columns))))]

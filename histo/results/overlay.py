@@ -214,8 +214,7 @@ def picture_mpp(slide: Slide, max_px: int) -> float:
     own, longest_um = max(slide.mpp), max(slide.size_um)
     fitting = longest_um / max_px
     if fitting >= own:
-        # The grid rounds up: stay within max_px.
-        return fitting * (1 + 1e-9)
+        return fitting
     return own / max(1, floor(min(_SMALL_PX, max_px) * own / longest_um))
 
 
@@ -240,10 +239,12 @@ def _read(slide: Slide, mpp: float) -> tuple[NDArray[Any], NDArray[np.bool_]]:
 
 def _shrink(pixels: NDArray[Any], mpp: float, target_mpp: float, shape: tuple[int, int]) -> NDArray[Any]:
     scale = target_mpp / mpp
+    if abs(scale - round(scale)) < 1e-6:
+        scale = float(round(scale))
     missing = [max(0, ceil(n * scale) - have) for n, have in zip(shape, pixels.shape, strict=False)]
     padded = np.pad(pixels, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="edge")
-    if abs(scale - round(scale)) < 1e-9:
-        whole = round(scale)
+    if scale.is_integer():
+        whole = int(scale)
         padded = padded[: shape[0] * whole, : shape[1] * whole]
     return area_average(padded, Box(0, 0, shape[1], shape[0]), (scale, scale), (0, 0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,10 +142,10 @@ def write_slides_table(folder: Path, rows: Sequence[SlideRow]) -> None:
     records = [row.as_dict() for row in rows]
     schema = pa.schema([pa.field(name, kind) for name, kind in COLUMNS.items()])
     table = pa.Table.from_pylist(records, schema=schema)
-    frame = pd.DataFrame([{name: _for_csv(value) for name, value in r.items()} for r in records])
-    frame = frame.reindex(columns=list(COLUMNS)).astype(object)
-    with replacing(folder / "slides.csv") as part:
-        frame.to_csv(part, index=False, encoding="utf-8", lineterminator="\n")
+    with replacing(folder / "slides.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _for_csv(value) for name, value in record.items()} for record in records)
     with replacing(folder / "slides.parquet") as part:
         pq.write_table(table, part, compression="zstd")
 

@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from histo.slide.survey import Survey
 
-# Optical density of detail (2-8 um) that bare glass does not exceed; the palest tissue has about 0.02.
-GLASS_DETAIL = 0.010
+# Optical density of detail (2-8 um) that bare glass does not exceed; the palest tissue has 0.010 and more.
+GLASS_DETAIL = 0.006
 
 
 def glass_level(survey: Survey) -> NDArray[np.float64] | None:

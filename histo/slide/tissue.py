@@ -11,12 +11,14 @@ from scipy import ndimage
 
 from histo.config import TissueConfig
 from histo.slide import quality
-from histo.slide.background import GLASS_DETAIL, dark_level, glass_level
+from histo.slide.background import dark_level, glass_level
 from histo.slide.base import Kind
 from histo.slide.survey import Survey
 
-# Optical density of detail above which there is tissue; noisy scans come nearer to the second.
-_DETAIL = (GLASS_DETAIL, 0.022)
+# Optical density of detail: cells show it even in the palest tissue, glass does not.
+_DETAIL = 0.010
+# Detail of noise: the ratio of scales is 4 (Survey.sharpness), cells have 2 or less.
+_NOISE_RATIO = 2.5
 _FAINT_OD = 0.03
 # Without detail (out of focus, mucus) colour has to tell: mean density and spread over the three colours.
 _PLAIN_OD = 0.06
@@ -119,8 +121,11 @@ def _brightfield(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     mean = ndimage.gaussian_filter(od.mean(axis=2), 0.7, mode="nearest")
     chroma = ndimage.gaussian_filter(np.ptp(od, axis=2), 0.7, mode="nearest")
-    detail = np.clip(3 * np.percentile(survey.contrast, 5), *_DETAIL)
-    tissue = (survey.contrast > detail) & (mean > _FAINT_OD)
+    detailed = survey.contrast > _DETAIL
+    faint = detailed & ~(survey.sharpness > _NOISE_RATIO)
+    # Detail is measured in a window and reaches past the tissue's edge by half of it.
+    tissue = ndimage.binary_erosion(faint, np.ones((5, 5), bool), border_value=1)
+    tissue |= detailed & (mean > _FAINT_OD)
     tissue |= (mean > _PLAIN_OD) & (chroma > np.maximum(_PLAIN_CHROMA, 0.2 * mean))
     tissue &= ~quality.dark_border(survey.overview, od, survey.mpp) & ~survey.unread
     ink = quality.pen_marks(od, survey.mpp)
@@ -144,7 +149,7 @@ def _fluorescence(survey: Survey, config: TissueConfig) -> NDArray[np.bool_]:
         background, noise = dark_level(values[on_slide])
         span = float(np.percentile(values[on_slide], 99.9)) - background
         step = 2.0 if np.issubdtype(channel.dtype, np.integer) else 1e-12
-        brightest = np.maximum(brightest, (values - background) / max(6 * noise, 0.1 * span, step))
+        brightest = np.maximum(brightest, (values - background) / max(6 * noise, 0.2 * span, step))
     tissue = brightest > 1
     # Noise is white: four times more energy at half the scale. Cells are not.
     strongest = float(np.percentile(survey.contrast[on_slide], 99))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from histo.stain.space import BrightfieldTransform, FluorescenceTransform, Stain
 # Of the tissue's density, by the hue of eosin. Measured on published slides: H-DAB 0.000 (three slides), H&E
 # 0.40 and more (six).
 _PINK_LIMIT = 0.15
-# A sixth of a radian, about 9 degrees, beside what the configured stains can make.
+# Stain amounts of a unit density this far below 0 (or of an unconfigured residual off 0) are still noise.
 _BESIDE = 0.15
 _MIN_PIXELS = 200
 
@@ -44,9 +43,9 @@ def pink_share(
 ) -> float | None:
     """Return the share of the tissue's optical density with the hue of eosin; None with too little tissue.
 
-    Pink: the direction of optical density has at least 0.35 more green than red and 0.2 more than blue, as eosin
-    has even beside haematoxylin, and no haematoxylin, DAB, or mixture of them. Pixels that the configured stains
-    do mix to (a red chromogen) are not counted.
+    Pink: the direction of optical density has at least 0.35 more green than red and 0.2 more than blue, as
+    eosin has even beside haematoxylin, and no haematoxylin, DAB, or mixture of them. Pixels that the
+    configured stains do mix to (a red chromogen) are not counted.
     """
     pixels = sample_tissue(slide, tissue, n_blocks=32)
     od = optical_density(torch.from_numpy(pixels), torch.tensor(stain.white_point))
@@ -65,5 +64,7 @@ def _explained(unit: Tensor, config: BrightfieldStain) -> Tensor:
     amounts = unmix(unit, stain_matrix(config.vectors))
     explained = (amounts[:, :2] > -_BESIDE).all(dim=1)
     if config.vectors.residual is None:
-        return explained & (amounts[:, 2].abs() < np.sin(_BESIDE))
-    return explained & (amounts[:, 2] > -_BESIDE)
+        explained &= amounts[:, 2].abs() < _BESIDE
+    else:
+        explained &= amounts[:, 2] > -_BESIDE
+    return explained

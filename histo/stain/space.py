@@ -18,7 +18,7 @@ from histo.slide.background import dark_level, glass_level
 from histo.slide.base import Slide
 from histo.slide.survey import Survey
 from histo.slide.tissue import Tissue, survey_od
-from histo.stain.deconvolution import AMOUNT_RANGE, optical_density, stain_matrix, unmix
+from histo.stain.deconvolution import AMOUNT_RANGE, STAINS, optical_density, stain_matrix, unmix
 from histo.stain.sample import sample_tissue
 from histo.stain.vectors import estimate_vectors
 
@@ -121,22 +121,26 @@ def _fit_brightfield(
     brown = unmix(torch.from_numpy(survey_od(survey)), expected)[..., 1].numpy()
     pixels = sample_tissue(slide, tissue, brown)
     white, source = _white_point(survey, pixels, config)
-    notes: list[str] = []
     vectors = expected.to(torch.float64).numpy()
-    sources: list[VectorsSource] = ["config", "config"]
+    estimated = (False, False)
     if config.estimate_within_deg > 0:
         od = optical_density(torch.from_numpy(pixels), torch.tensor(white)).numpy()
-        estimated, notes = estimate_vectors(od, vectors[:2], config.estimate_within_deg)
-        sources = ["estimated" if (estimated[i] != vectors[i]).any() else "config" for i in (0, 1)]
-        residual = config.vectors.residual
+        found, estimated = estimate_vectors(od, vectors[:2], config.estimate_within_deg)
         # A cross product follows the two stains; a third stain that the protocol names stays.
-        vectors = np.vstack([estimated, _cross(*estimated) if residual is None else vectors[2]])
+        residual = _cross(found) if config.vectors.residual is None else vectors[2]
+        vectors = np.vstack([found, residual])
+    sources: tuple[VectorsSource, ...] = tuple("estimated" if ok else "config" for ok in estimated)
+    notes = [
+        f"too little pure {name} stain to estimate its vector: taken as configured"
+        for name, ok in zip(STAINS[:2], estimated, strict=True)
+        if not ok and config.estimate_within_deg > 0
+    ]
     rows = tuple((float(r), float(g), float(b)) for r, g, b in vectors)
     return BrightfieldTransform(white, source, rows, (sources[0], sources[1]), "; ".join(notes))
 
 
-def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    normal = np.cross(a, b)
+def _cross(pair: NDArray[np.float64]) -> NDArray[np.float64]:
+    normal = np.cross(pair[0], pair[1])
     return np.asarray(normal / np.linalg.norm(normal), np.float64)
 
 
@@ -148,10 +152,12 @@ def _white_point(
     glass = glass_level(survey)
     source: WhitePointSource = "glass"
     if glass is None:
-        # Gaps between cells let nearly all light through.
+        # Gaps between cells let nearly all light through. The same pixels for all three colours: the
+        # brightest of each colour would be noise, and tint the white.
         if len(pixels) == 0:
             pixels = survey.overview.reshape(-1, 3)
-        glass = np.percentile(pixels, 99.5, axis=0)
+        brightness = pixels.astype(np.float32).sum(axis=1)
+        glass = np.median(pixels[brightness >= np.percentile(brightness, 99)], axis=0)
         source = "brightest tissue"
     red, green, blue = (float(level) for level in glass)
     return (red, green, blue), source
@@ -200,8 +206,8 @@ def channel_scale(values: NDArray[Any], *, dense: bool) -> tuple[float, float, b
     """Return the background and full scale of a channel, and whether signal sets the scale.
 
     The scale ends at a high percentile of the tissue's pixels, but never below a multiple of their noise:
-    where no cell is stained, noise must not be blown up to look like one. `dense`: the stain is in most cells,
-    so that the spread of all pixels is signal; else it is noise and autofluorescence.
+    where no cell is stained, noise must not be blown up to look like one. `dense`: the stain is in most
+    cells, so that the spread of all pixels is signal; else it is noise and autofluorescence.
     """
     low, noise = dark_level(values)
     if len(values) == 0:

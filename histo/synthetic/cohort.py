@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,16 +60,20 @@ def demo_specs(seed: int = 1) -> tuple[SlideSpec, ...]:
     )
 
 
-def demo_cohort(folder: Path, seed: int = 1, *, threads: int = 2) -> DemoCohort:
+def demo_cohort(
+    folder: Path, seed: int = 1, *, specs: Sequence[SlideSpec] | None = None, threads: int = 2
+) -> DemoCohort:
     """Render the demo cohort into `folder`: slides/, annotations/, truth/ and cohort.csv.
 
-    The same seed gives the same cohort.
+    Parameters
+    ----------
+    seed : the same seed gives the same cohort.
+    specs : other slides than those of `demo_specs`; what precedes "_" in their `slide_id` is the patient.
     """
     slides_folder, annotations, truth = folder / "slides", folder / "annotations", folder / "truth"
-    specs = demo_specs(seed)
     slides = tuple(
         render_slide(spec, slides_folder, annotations_folder=annotations, truth_folder=truth, threads=threads)
-        for spec in specs
+        for spec in (demo_specs(seed) if specs is None else specs)
     )
     manifest = folder / "cohort.csv"
     with manifest.open("w", newline="", encoding="utf-8") as file:

@@ -164,6 +164,9 @@ def _draw_tissue(
     context: Context = _CONTEXTS[int(rng.choice(len(_CONTEXTS), p=_CONTEXT_SHARES))]
     context = style.context or context
     ground = draw_ground(rng)
+    # Windows that do not cross the textures' period are views, not copies.
+    within = max(1, 1024 - size_px)
+    ground = replace(ground, offset=(ground.offset[0] % within, ground.offset[1] % within))
     ground = replace(
         ground,
         **{

@@ -113,12 +113,20 @@ def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def blurred(image: FloatArray, sigma_px: float) -> FloatArray:
-    """Gaussian blur of the first two axes, truncated at 3 sigma."""
-    if sigma_px < 0.15:
+    """Gaussian blur of the first two axes, truncated at 2.5 sigma; none where it would not be seen."""
+    if sigma_px < 0.25:
         return image
     result = image
     for axis in (0, 1):
-        result = ndimage.gaussian_filter1d(result, sigma_px, axis=axis, mode="nearest", truncate=3.0)
+        result = ndimage.gaussian_filter1d(result, sigma_px, axis=axis, mode="nearest", truncate=2.5)
+    return result
+
+
+def box_blurred(image: FloatArray, size_px: int) -> FloatArray:
+    """Mean over a square of the first two axes."""
+    result = image
+    for axis in (0, 1):
+        result = ndimage.uniform_filter1d(result, size_px, axis=axis, mode="nearest")
     return result
 
 

@@ -280,7 +280,7 @@ def cd8_cells(
     """
     n = len(x)
     filled = rng.random(n) < solid
-    cell = _lognormal(rng, 3.95, 0.12, n) * np.where(filled, rng.uniform(0.9, 1.3, n), 1)
+    cell = _lognormal(rng, 3.95, 0.12, n) * np.where(filled, rng.uniform(0.9, 1.45, n), 1)
     stretch = np.exp(np.abs(rng.normal(0, 0.11, n)) + squeezed * rng.uniform(0.25, 0.75, n))
     stretch = stretch.clip(1, 2.3)
     angle = np.where(squeezed > 0.05, along + rng.normal(0, 0.3, n), rng.uniform(0, np.pi, n))
@@ -356,10 +356,10 @@ def decoys(
     x, y = scattered(pigment * 2500, 8)
     inside = in_tissue(x, y)
     parts.append(debris(rng, x[inside], y[inside], float(rng.uniform(0.25, 0.7))))
-    x, y = scattered(vessels * 260, 1)
+    x, y = scattered(vessels * 260, float(rng.choice([1, 1, 4])))
     here = weights_at(x, y)
     inside = here[STROMA] + 0.3 * here[TUMOUR] > 0.25
-    radius = rng.uniform(4.0, 13, len(x)).astype(np.float32)
+    radius = rng.uniform(5.5, 14, len(x)).astype(np.float32)
     strength = float(rng.uniform(0.25, 0.9))
     parts.append(vessel_walls(rng, x[inside], y[inside], radius[inside], strength))
     x, y = scattered(ghosts * 1500, 1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from histo.slide.geometry import Box
 from histo.synthetic.noise import FloatArray, as_float, noise, smoothstep
-from histo.synthetic.optics import Lamp, Look, blurred, transmitted
+from histo.synthetic.optics import Lamp, Look, blurred, box_blurred, transmitted
 from histo.synthetic.stamp import Layers
 from histo.synthetic.tissue import GLASS, HOST, LYMPHOID, NECROSIS, STROMA, TUMOUR
 
@@ -68,8 +68,8 @@ def draw_ground(rng: np.random.Generator) -> Ground:
         precipitate=sometimes(0.35),
         pigment=sometimes(0.25),
         blush=sometimes(0.5),
-        vessels=sometimes(0.35),
-        membrane=sometimes(0.2),
+        vessels=sometimes(0.45),
+        membrane=float(rng.uniform(0.15, 1.0)) * float(rng.random() < 0.2),
         ghosts=sometimes(0.5),
     )
 
@@ -165,12 +165,19 @@ def layered(painted: Layers, weights: FloatArray, ground: Ground, box: Box, mpp:
     return amounts
 
 
+def sharpening_px(mpp: float) -> int:
+    """Return the width of the scanner's sharpening filter, some 1.5 um."""
+    return 2 * max(1, round(0.6 / mpp)) + 1
+
+
 def expose(amounts: FloatArray, look: Look, ground: Ground, box: Box, mpp: float) -> NDArray[np.uint8]:
     """Amounts to (H, W, 3) uint8 as the scanner stores them, before compression."""
     scaled = amounts * np.array([look.counterstain, look.brown, 1.0], np.float32)
-    light = transmitted(blurred(scaled, look.blur_um / mpp), look)
+    # The residual is too faint and fine for its blur to be seen.
+    scaled[..., :2] = blurred(scaled[..., :2], look.blur_um / mpp)
+    light = transmitted(scaled, look)
     if look.sharpen > 0:
-        light += np.float32(look.sharpen) * (light - blurred(light, max(0.6, 0.45 / mpp)))
+        light += np.float32(look.sharpen) * (light - box_blurred(light, sharpening_px(mpp)))
     if look.noise > 0:
         for channel in range(3):
             light[..., channel] += np.float32(look.noise) * noise(box, 0.4, ground.offset, 8 + channel)

@@ -34,6 +34,7 @@ from histo.synthetic.scene import (
     fibre_angle,
     fluoresce,
     layered,
+    sharpening_px,
     with_gaps,
 )
 from histo.synthetic.stamp import WHOLE_CELL, Cells, concatenate, stamp
@@ -113,8 +114,8 @@ class RenderedSlide:
     """The files of a slide, and its truth.
 
     slide : the image. annotations : QuPath GeoJSON, tumour and host. cells : Parquet, every cell: x_um,
-    y_um, is_cd8, zone, signed_distance_um, radius_um. truth_json : counts, areas and densities by zone, as in
-    `truth`.
+    y_um, is_cd8, zone, signed_distance_um, radius_um. truth_json : counts, areas and densities by zone,
+    white point and stain vectors, as in `truth`.
     """
 
     spec: SlideSpec
@@ -291,11 +292,14 @@ class _Scene:
         return self.cells.take(index[(x + reach > box.x * mpp) & (x - reach < box.right * mpp)])
 
     def brightfield(self, box: Box) -> NDArray[np.uint8]:
-        halo = int(np.ceil(4 * max(self.look.blur_um, 0.45) / self.spec.mpp)) + 3
+        halo = int(np.ceil(2.5 * self.look.blur_um / self.spec.mpp)) + sharpening_px(self.spec.mpp) // 2 + 2
         outer = Box(box.x - halo, box.y - halo, box.width + 2 * halo, box.height + 2 * halo)
-        weights = self.weights(outer)
-        painted = stamp(self.near(outer), outer, self.spec.mpp)
-        amounts = layered(painted, weights, self.ground, outer, self.spec.mpp)
+        cells = self.near(outer)
+        if not len(cells) and self.layout.window(outer, self.spec.mpp)[0].max() < -20:
+            amounts = np.zeros((outer.height, outer.width, 3), np.float32)
+        else:
+            weights = self.weights(outer)
+            amounts = layered(stamp(cells, outer, self.spec.mpp), weights, self.ground, outer, self.spec.mpp)
         pixels = expose(amounts, self.look, self.ground, outer, self.spec.mpp)
         return pixels[halo:-halo, halo:-halo]
 
@@ -543,6 +547,9 @@ def _truth(spec: SlideSpec, scene: _Scene) -> tuple[pd.DataFrame, dict[str, Any]
         "phenotype": _phenotype(core, outer),
         "phenotype_cutoff_per_mm2": PHENOTYPE_CUTOFF_PER_MM2,
     }
+    if spec.kind == "brightfield":
+        truth["white_point"] = scene.look.white_point.tolist()
+        truth["stain_vectors"] = scene.look.stain_vectors.tolist()
     return frame, truth
 
 

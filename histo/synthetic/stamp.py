@@ -21,7 +21,7 @@ _HALF_SIZES = np.concatenate(
     [np.arange(2, 16), np.arange(16, 32, 2), np.arange(32, 68, 4), 2 ** np.arange(7, 11)]
 )
 # Elements of one chunk: small enough for its temporaries to stay in the cache.
-_CHUNK_ELEMENTS = 24_000
+_CHUNK_ELEMENTS = 16_000
 _CLOSENESS_STEPS = 1 << 20
 
 # Values of Cells.label.

@@ -23,8 +23,8 @@ FloatArray = NDArray[np.float32]
 def estimated_vectors(vectors: FloatArray, config: AugmentConfig, rng: np.random.Generator) -> FloatArray:
     """Return stain vectors as they might be estimated, (3, 3) unit rows.
 
-    Either those of the default configuration, or the true nuclear and CD8 vectors, each turned by an error, with
-    their cross product as the residual.
+    Either those of the default configuration, or the true nuclear and CD8 vectors, each turned by an error,
+    with their cross product as the residual.
     """
     if rng.random() < config.default_vectors_share:
         return stain_matrix(StainVectors()).numpy()

@@ -1,7 +1,7 @@
 """Rendered fields as training samples.
 
-Fields are rendered once and kept in memory in bytes. A batch is a pure function of the seed and its number, so
-that a resumed run sees what an uninterrupted one would have seen.
+Fields are rendered once and kept in memory in bytes. A batch is a pure function of the seed and its number,
+so that a resumed run sees what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def render_sample(job: tuple[int, Kind], *, size_px: int, mpp: float) -> Sample:
 def fluorescence_scale(field: Field, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return background and full scale (3,) of a field's channels, as inference fits them to a slide.
 
-    A field is not a slide: where it has few CD8+ cells, the slide may have brighter ones elsewhere. So the scale
-    of CD8 is that of the field for half the seeds, and up to 5 times that for the others.
+    A field is not a slide: where it has few CD8+ cells, the slide may have brighter ones elsewhere. So the
+    scale of CD8 is that of the field for half the seeds, and up to 5 times that for the others.
     """
     flat = field.pixels.reshape(-1, 3)
     fitted = [channel_scale(flat[:, i], dense=i == 0)[:2] for i in range(3)]
@@ -111,7 +111,7 @@ def fluorescence_scale(field: Field, seed: int) -> tuple[NDArray[np.float32], ND
 
 
 def clean_amounts(samples: Iterable[Sample], config: AugmentConfig, seed: int) -> list[Tensor]:
-    """Return the stain amounts of whole fields, (3, H, W) each, with errors of estimation and nothing else."""
+    """Return the stain amounts of whole fields, (3, H, W) each, with errors of estimation only."""
     return [
         _amounts([sample], [sample.field.pixels], config, np.random.default_rng([seed, index]), jitter=0.0)[0]
         for index, sample in enumerate(samples)

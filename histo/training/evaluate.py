@@ -25,7 +25,7 @@ MATCH_WITHIN_UM = 4.0
 
 
 class Score(NamedTuple):
-    """Matching of CD8+ cells, of other nuclei, and of all cells whatever their class; per field, and pooled."""
+    """Matching of CD8+ cells, other nuclei, and all cells whatever their class, pooled over fields."""
 
     cd8: Matching
     other: Matching
@@ -43,8 +43,8 @@ def score_fields(
 ) -> Score:
     """Find the cells of fields and match them to the true ones.
 
-    Only the part of a field that is further from its edge than the halo is scored: the rest is not seen as in a
-    slide.
+    Only the part of a field that is further from its edge than the halo is scored: the rest is not seen as
+    in a slide.
 
     Parameters
     ----------

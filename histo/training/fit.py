@@ -26,8 +26,8 @@ from histo.training.module import CellTraining
 def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     """Train a network on rendered fields.
 
-    Writes to `out`: `config.yaml`, `checkpoints/`, `log/metrics.csv`, `metrics.json` and the weights. The centre
-    threshold is chosen on the validation fields; the test fields are looked at once, at the end.
+    Writes to `out`: `config.yaml`, `checkpoints/`, `log/metrics.csv`, `metrics.json` and the weights. The
+    centre threshold is chosen on the validation fields; the test fields are looked at once, at the end.
 
     Parameters
     ----------

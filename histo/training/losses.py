@@ -28,7 +28,7 @@ def losses(maps: Maps, targets: Targets, config: LossConfig) -> dict[str, Tensor
 
 
 def soft_dice(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return 1 minus the mean Dice overlap of the cell classes over the batch (Milletari 2016, squared sums)."""
+    """Return 1 minus the mean Dice overlap of the cell classes over the batch (Milletari 2016, squared)."""
     probability = logits.softmax(dim=1)[:, 1:]
     truth = F.one_hot(classes, N_CLASSES).movedim(-1, 1)[:, 1:].to(probability.dtype)
     both = (probability * truth).sum(dim=(0, 2, 3))
@@ -37,7 +37,7 @@ def soft_dice(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def quality_focal(logits: Tensor, quality: Tensor) -> Tensor:
-    """Return the quality focal loss, beta 2 (Li 2020, Generalized Focal Loss, eq. 4), per unit of true quality."""
+    """Return the quality focal loss (Li 2020, Generalized Focal Loss, eq. 4, beta 2) per true quality."""
     weight = (logits.sigmoid() - quality).square()
     loss = F.binary_cross_entropy_with_logits(logits, quality, reduction="none") * weight
     return loss.sum() / quality.sum().clamp_min(1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -29,7 +30,7 @@ class CellTraining(lightning.LightningModule):
     def __init__(self, config: TrainConfig, train: list[Sample], validation: list[Sample]) -> None:
         super().__init__()
         self.config = config
-        self.network = CellNet(config.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = CellNet(config.width).to(memory_format=torch.channels_last)
         self._train = train
         self._validation = validation
         self._validation_amounts = clean_amounts(validation, config.augment, config.seed)
@@ -81,7 +82,7 @@ class CellTraining(lightning.LightningModule):
         }
         self.log_dict(values, batch_size=1)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW, without decay on biases and normalisation, and a one-cycle cosine."""
         options = self.config.optimiser
         matrices = [p for p in self.network.parameters() if p.ndim > 1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Offsets are kept in steps of 0.1 um in a byte: +-12.7 um, beyond the largest cell.
 _OFFSET_STEP_UM = 0.1
-# Spread of the peak that marks a centre, um: wide enough to find, narrower than half the distance of two cells.
+# Spread of the peak that marks a centre: wide enough to find, narrower than half the distance of two cells.
 _CENTRE_SIGMA_UM = 1.2
 
 
@@ -29,8 +29,11 @@ class PackedTargets(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Targets of a batch, in the layout of `Maps`: classes (N, H, W) int64, centre (N, 1, H/2, W/2) 0-1, offsets
-    (N, 2, H, W) um, and `inside` (N, 1, H, W), True in cells."""
+    """Targets of a batch, in the layout of `Maps`.
+
+    classes : (N, H, W) int64. centre : (N, 1, H/2, W/2), 0-1. offsets : (N, 2, H, W) um.
+    inside : (N, 1, H, W) bool, True in cells.
+    """
 
     classes: Tensor
     centre: Tensor

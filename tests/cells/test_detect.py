@@ -10,19 +10,20 @@ from torch import Tensor
 from histo.cells.detect import CellDetector, TileCells
 from histo.cells.table import CD8, CELL_CLASSES, DETECTION_COLUMNS
 from histo.cells.weights import Weights, load_weights
-from histo.config import CellsConfig
+from histo.config import CellsConfig, StainVectors
 from histo.slide.geometry import Box
 from histo.slide.tiles import Tile
 from histo.stain.deconvolution import AMOUNT_RANGE, optical_density, stain_matrix, unmix
 from histo.synthetic.field import Field, FieldStyle, render_field
-from histo.config import StainVectors
 
 SIZE = 704
 
 
 @pytest.fixture(scope="module")
 def field() -> Field:
-    return render_field(5, size_px=SIZE, mpp=0.5, style=FieldStyle(context="lymphoid", aggregate_fraction=0.4))
+    return render_field(
+        5, size_px=SIZE, mpp=0.5, style=FieldStyle(context="lymphoid", aggregate_fraction=0.4)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,7 @@ def detector() -> CellDetector:
 def _tiles(core: tuple[int, int], offset: tuple[int, int], halo: int) -> list[Tile]:
     """Tiles whose cores cover the field, on the grid of 8."""
     boxes = [
-        Box(x, y, *core)
-        for y in range(-offset[1], SIZE, core[1])
-        for x in range(-offset[0], SIZE, core[0])
+        Box(x, y, *core) for y in range(-offset[1], SIZE, core[1]) for x in range(-offset[0], SIZE, core[0])
     ]
     return [
         Tile(i, b, Box(b.x - halo, b.y - halo, b.width + 2 * halo, b.height + 2 * halo))
@@ -76,7 +75,9 @@ def _detect(
 
 def _whole(found: list[tuple[Tile, TileCells]]) -> pd.DataFrame:
     tables = [
-        cells.table.assign(wkb=shapely.to_wkb(cells.outlines, hex=True)) for _, cells in found if len(cells.table)
+        cells.table.assign(wkb=shapely.to_wkb(cells.outlines, hex=True))
+        for _, cells in found
+        if len(cells.table)
     ]
     return pd.concat(tables).drop(columns="cell_id").sort_values(["y_um", "x_um"], ignore_index=True)
 
@@ -95,7 +96,8 @@ def test_cells_are_found(reference: list[tuple[Tile, TileCells]], field: Field) 
 
 
 @pytest.mark.parametrize(
-    ("core", "offset", "batch"), [((256, 320), (0, 0), 2), ((352, 352), (136, 248), 3), ((704, 64), (8, 16), 4)]
+    ("core", "offset", "batch"),
+    [((256, 320), (0, 0), 2), ((352, 352), (136, 248), 3), ((704, 64), (8, 16), 4)],
 )
 def test_cells_do_not_depend_on_the_tiles(
     detector: CellDetector,
@@ -148,9 +150,7 @@ def test_cd8_cells_have_more_cd8_in_their_ring(reference: list[tuple[Tile, TileC
     assert ring[CD8] > 2 * ring[CELL_CLASSES[1]]
 
 
-def test_bfloat16_finds_nearly_the_same_cells(
-    stain: Tensor, reference: list[tuple[Tile, TileCells]]
-) -> None:
+def test_bfloat16_finds_nearly_the_same_cells(stain: Tensor, reference: list[tuple[Tile, TileCells]]) -> None:
     fast = CellDetector(load_weights(), CellsConfig(), precision="bfloat16")
     count = len(_detect(fast, stain, (704, 704), (0, 0), 1)[0][1].table)
     assert count == pytest.approx(len(reference[0][1].table), rel=0.02)

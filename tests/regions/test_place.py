@@ -77,13 +77,10 @@ class TestHalfPlane:
 
     def test_distances_of_cells_and_of_the_grid(self):
         regions = place(annotated(tumour=HALF))
-        x = np.array([0.0, 1499.0, 1501.0, 1999.0, 2001.0, 2499.0, 2501.0, 3999.0])
+        x = np.array([0.0, 1490.0, 1510.0, 1990.0, 2010.0, 2490.0, 2510.0, 3999.0])
         cells = place_cells(regions, x, np.full(8, 1234.5))
         np.testing.assert_allclose(cells.signed_distance_um, x - 2000, atol=1e-3)
-        assert list(cells.zone) == [
-            "core", "core", "inner_margin", "inner_margin",
-            "outer_margin", "outer_margin", "far", "far",
-        ]  # fmt: skip
+        assert list(cells.zone) == [zone for zone in ZONES for _ in range(2)]
         assert list(cells.region) == ["tumour"] * 4 + [""] * 4
         assert cells.in_tissue.all()
         columns = (np.arange(500) + 0.5) * 8 - 2000
@@ -166,6 +163,12 @@ class TestWhereThereIsNoBorder:
     def test_a_crack_beside_the_tumour_is_no_edge(self):
         tissue = mask(box(0, 0, 2000, 4000)) | mask(box(2024, 0, 4000, 4000))
         assert place(annotated(tumour=HALF), tissue=tissue).border_length_um == pytest.approx(4000)
+
+    def test_a_crack_that_runs_into_the_tumour_does_not_cut_the_border(self):
+        tissue = mask(box(0, 0, 4000, 1000)) | mask(box(0, 1024, 4000, 4000))
+        regions = place(annotated(tumour=HALF), tissue=tissue)
+        assert len(regions.border.geoms) == 1
+        assert regions.border_length_um == pytest.approx(4000)
 
     def test_glass_beside_the_tumour_is_an_edge(self):
         tissue = mask(box(0, 0, 2000, 4000)) | mask(box(2104, 0, 4000, 4000))
@@ -347,5 +350,5 @@ def test_distance_against_shapely_on_a_ragged_border(rng):
     x, y = rng.uniform(0, SIZE_UM, (2, 4000))
     found = np.abs(place_cells(regions, x, y).signed_distance_um)
     exact = shapely.distance(regions.border, shapely.points(x, y))
-    assert np.abs(found - exact).max() < 1.0
-    assert np.abs(found - exact).mean() < 0.05
+    assert np.abs(found - exact).max() < 2.25
+    assert np.abs(found - exact).mean() < 0.02

@@ -106,7 +106,7 @@ def make_summary(slide_id: str = "slide-1", *, assessable: bool = True, **change
             white_point=(243.0, 242.0, 245.0),
             white_point_source="glass",
             vectors={"nuclear": (0.65, 0.70, 0.29), "cd8": (0.27, 0.57, 0.78)},
-            vectors_source="estimated",
+            vectors_source={"nuclear": "estimated", "cd8": "config"},
         ),
         "n_cells": 61234,
         "n_cd8": 2951,

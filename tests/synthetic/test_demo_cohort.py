@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from histo.synthetic import cohort as demo
 from histo.synthetic.cohort import demo_cohort, demo_specs
 from histo.synthetic.slide import PHENOTYPE_CUTOFF_PER_MM2
 
@@ -40,13 +40,10 @@ def test_densities_are_off_the_cutoff(spec):
         assert outer > 1.35 if spec.phenotype == "excluded" else outer < 0.65
 
 
-def test_cohort_on_disk(tmp_path, monkeypatch):
+def test_cohort_on_disk(tmp_path):
     """Coarser and smaller than the real demo, with the same layout on disk."""
-    monkeypatch.setattr(demo, "_SIZE_UM", {0.5: (1900.0, 620.0), 0.25: (1900.0, 620.0)})
-    lesions = [(p, s, ph, 1.0 if mpp == 0.5 else 0.9, d) for p, s, ph, mpp, d in demo._LESIONS]
-    monkeypatch.setattr(demo, "_LESIONS", tuple(lesions[:2]))
-    monkeypatch.setattr(demo, "_SIZE_UM", {1.0: (1900.0, 620.0), 0.9: (1900.0, 620.0)})
-    made = demo_cohort(tmp_path, seed=2)
+    specs = [replace(spec, size_um=(1900.0, 620.0), mpp=1.0) for spec in demo_specs(seed=2)[:2]]
+    made = demo_cohort(tmp_path, specs=specs)
     manifest = pd.read_csv(made.manifest)
     assert list(manifest.columns) == ["slide", "patient", "lesion", "site", "stain", "mpp_um"]
     assert [made.slides_folder / name for name in manifest.slide] == list(made.slide_paths)

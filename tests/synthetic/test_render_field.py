@@ -118,7 +118,7 @@ def test_contexts_look_as_they_should():
 def test_cd8_cells_have_the_size_of_lymphocytes():
     """6 to 10 um across."""
     areas = []
-    for seed in range(6):
+    for seed in range(12):
         field = render_field(seed, mpp=0.25, size_px=320, style=FieldStyle(context="stroma", cd8_per_mm2=900))
         inner = (field.x_um > 8) & (field.x_um < 72) & (field.y_um > 8) & (field.y_um < 72)
         pixels = np.bincount(field.labels.ravel(), minlength=len(inner) + 1)[1:]

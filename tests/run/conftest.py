@@ -1,0 +1,36 @@
+"""A rendered slide and a detector, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histo.cells.detect import CellDetector
+from histo.cells.weights import load_weights
+from histo.config import CellsConfig
+from histo.synthetic.slide import RenderedSlide, SlideSpec, render_slide
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> RenderedSlide:
+    """A small slide with a tumour border, zones narrow enough for it, and its annotation beside it."""
+    spec = SlideSpec(slide_id="small", seed=5, size_um=(1000.0, 600.0), phenotype="inflamed", margin_um=60.0)
+    return render_slide(spec, tmp_path_factory.mktemp("rendered"))
+
+
+@pytest.fixture(scope="session")
+def detector() -> CellDetector:
+    return CellDetector(load_weights("default"), CellsConfig())
+
+
+@pytest.fixture(scope="session")
+def slides_folder(rendered: RenderedSlide, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a good slide, the same under a subfolder, and one that is no slide."""
+    folder = tmp_path_factory.mktemp("slides")
+    (folder / "again").mkdir()
+    for target in (folder, folder / "again"):
+        (target / rendered.slide.name).symlink_to(rendered.slide)
+        (target / rendered.annotations.name).symlink_to(rendered.annotations)
+    (folder / "broken.svs").write_bytes(b"no slide at all")
+    return folder
