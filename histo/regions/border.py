@@ -75,8 +75,9 @@ def tumour_border(
         start, end = segments(shapely.segmentize([ring], mpp / 2))
         borders = _meets(start, end, other.view(np.bool_), mpp, within_um)
         borders = _bridge(borders, np.linalg.norm(end - start, axis=1), within_um)
-        lines += list(np.stack([start[borders], end[borders]], axis=1))
-    merged = shapely.simplify(shapely.line_merge(MultiLineString(lines)), 0.0)
+        lines.append(np.stack([start[borders], end[borders]], axis=1))
+    pieces = shapely.multilinestrings(shapely.linestrings(np.concatenate(lines)))
+    merged = shapely.simplify(shapely.line_merge(pieces), 0.0)
     return MultiLineString([part for part in shapely.get_parts(merged) if not part.is_empty])
 
 

@@ -38,7 +38,8 @@ def pen_marks(od: NDArray[np.float32], mpp: float) -> NDArray[np.bool_]:
 
     Returns
     -------
-    (rows, columns) bool: blue, green, red or black ink, on glass or on tissue.
+    (rows, columns) bool: blue, green or black ink, on glass or on tissue; red ink on glass and a little way
+    into tissue: over haematoxylin it has the colour of a red chromogen.
     """
     smooth = ndimage.uniform_filter(od, (3, 3, 1), mode="nearest")
     strength = np.linalg.norm(smooth, axis=2)

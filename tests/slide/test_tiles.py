@@ -83,7 +83,12 @@ def test_cores_fall_on_stored_tiles_where_they_can() -> None:
 def test_core_is_a_multiple_near_what_is_wanted_where_stored_tiles_do_not_fit() -> None:
     mask = np.ones((200, 200), bool)
     plan = plan_tiles(
-        slide_of(6000, 6000, 0.2527, (240, 240)), tissue_of(mask), mpp=0.5, tile_um=512, halo_px=16, multiple=16
+        slide_of(6000, 6000, 0.2527, (240, 240)),
+        tissue_of(mask),
+        mpp=0.5,
+        tile_um=512,
+        halo_px=16,
+        multiple=16,
     )
     assert plan.core_px == (1024, 1024)
 
