@@ -76,9 +76,11 @@ def tumour_border(
         borders = _meets(start, end, other.view(np.bool_), mpp, within_um)
         borders = _bridge(borders, np.linalg.norm(end - start, axis=1), within_um)
         lines.append(np.stack([start[borders], end[borders]], axis=1))
-    pieces = shapely.multilinestrings(shapely.linestrings(np.concatenate(lines)))
-    merged = shapely.simplify(shapely.line_merge(pieces), 0.0)
-    return MultiLineString([part for part in shapely.get_parts(merged) if not part.is_empty])
+    pieces: Any = shapely.linestrings(np.concatenate(lines))
+    parts = shapely.get_parts(shapely.line_merge(shapely.multilinestrings(pieces)))
+    # Without the points that the segments left on straight stretches.
+    parts = shapely.simplify(parts, 0.0, preserve_topology=False)
+    return MultiLineString([part for part in parts if not part.is_empty])
 
 
 def _meets(

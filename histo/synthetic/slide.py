@@ -12,9 +12,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import shapely
 from numpy.typing import NDArray
+from shapely.geometry import MultiPolygon
 
 from histo.errors import ConfigError
+from histo.regions.shapes import as_multipolygon
 from histo.slide.geometry import Box
 from histo.synthetic import population
 from histo.synthetic.layout import ZONES, Layout, draw_layout, zone_of
@@ -492,8 +495,7 @@ def _write_annotations(path: Path, spec: SlideSpec, layout: Layout) -> None:
             "geometry": {
                 "type": "Polygon",
                 "coordinates": [
-                    np.round(np.asarray(ring.coords) / spec.mpp, 2).tolist()
-                    for ring in (shape.exterior, *shape.interiors)
+                    np.round(ring.coords, 2).tolist() for ring in (shape.exterior, *shape.interiors)
                 ],
             },
             "properties": {
@@ -503,9 +505,14 @@ def _write_annotations(path: Path, spec: SlideSpec, layout: Layout) -> None:
             },
         }
         for name, shapes in names.items()
-        for shape in shapes.geoms
+        for shape in _in_pixels(shapes, spec.mpp).geoms
     ]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+
+
+def _in_pixels(shapes: MultiPolygon, mpp: float) -> MultiPolygon:
+    """Return polygons in level-0 pixels, on a grid of 0.01 pixel, valid also after that rounding."""
+    return as_multipolygon(shapely.set_precision(shapely.transform(shapes, lambda xy: xy / mpp), 0.01))
 
 
 def _truth(spec: SlideSpec, scene: _Scene) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -84,7 +84,7 @@ def test_a_slide_without_cd8_keeps_the_configured_vector(seed: int) -> None:
     transform = fit(ArraySlide(pixels, 0.5))
     assert isinstance(transform, BrightfieldTransform)
     assert transform.vectors_source == ("estimated", "config")
-    assert degrees(transform.vectors[1], DAB) < 0.01
+    assert degrees(transform.vectors[1], DAB) < 0.05
     assert "cd8" in transform.note
 
 
