@@ -136,11 +136,11 @@ class RunConfig(_Section):
     """How the work is done. None of it changes a result, so none of it enters the fingerprint."""
 
     device: str = "auto"
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    tile_um: Annotated[float, Field(ge=64)] = 512.0
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    tile_um: Annotated[float, Field(ge=64)] = 1024.0
     tile_offset_um: tuple[float, float] = (0.0, 0.0)
     reader_threads: Annotated[int, Field(ge=1)] = 2
-    read_ahead_tiles: Annotated[int, Field(ge=1)] = 8
+    read_ahead_tiles: Annotated[int, Field(ge=1)] = 3
 
 
 class Config(_Section):
@@ -221,7 +221,7 @@ def describe(error: ValidationError) -> str:
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set one "section.key=value" in a mapping of settings; raises ConfigError where it is not of that form."""
+    """Set one "section.key=value" in a mapping of settings; raises ConfigError where it has no such form."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(

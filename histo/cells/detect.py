@@ -82,30 +82,42 @@ class CellDetector:
         self._network = folded(network).to(self.device, self.dtype).to(memory_format=torch.channels_last)
 
     def detect(self, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
-        """Find the cells of a batch of tiles.
+        """Find the cells of a batch of tiles: `predict`, then `cells`; parameters and errors as there."""
+        return self.cells(self.predict(stain, tiles), stain, tiles)
+
+    def predict(self, stain: Tensor, tiles: Sequence[Tile]) -> Maps:
+        """Run the network.
 
         Parameters
         ----------
         stain : (N, 3, H, W) float32 stain amounts over the tiles' read boxes.
         tiles : N tiles on the grid at `mpp`, their read boxes of one size.
 
+        Returns
+        -------
+        The network's maps on the device, less the margin that does not see all it looks at.
+
         Raises
         ------
         ValueError : a box does not fit the tensor, lies off the grid of `multiple`, or has too narrow a halo.
         """
         self._check(stain, tiles)
+        m = self._margin_px
         with torch.inference_mode():
             batch = stain.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
             maps: Maps = self._network(batch)
-            # Maps are only good where the network saw all it looks at.
-            m = self._margin_px
-            inner = Maps(
+            return Maps(
                 maps.classes[..., m:-m, m:-m],
                 maps.centre[..., m // 2 : -m // 2, m // 2 : -m // 2],
                 maps.offsets[..., m:-m, m:-m],
             )
+
+    def cells(self, maps: Maps, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
+        """Turn the maps that `predict` made of these tiles into their cells. May run in another thread."""
+        m = self._margin_px
+        with torch.inference_mode():
             found = decode(
-                inner,
+                maps,
                 mpp=self.mpp,
                 centre_threshold=self.centre_threshold,
                 area_um2=(self.config.min_area_um2, self.config.max_area_um2),

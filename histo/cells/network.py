@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import Conv2dNormActivation
 
 # Channel order of the class map.
 N_CLASSES: Final = 3  # background, CD8+ cell, other nucleus
@@ -33,13 +32,37 @@ class Maps(NamedTuple):
     offsets: Tensor
 
 
+class _ConvNorm(nn.Sequential):
+    """Convolution, batch normalisation, and a rectifier unless `rectify` is off.
+
+    torchvision has the same block; importing it takes seconds, at every start of every run.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        rectify: bool = True,
+    ) -> None:
+        around = (size - 1) // 2 if padding is None else padding
+        blocks: list[nn.Module] = [
+            nn.Conv2d(inputs, outputs, size, stride, around, bias=False),
+            nn.BatchNorm2d(outputs),
+        ]
+        super().__init__(*blocks, *([nn.ReLU(inplace=True)] if rectify else []))
+
+
 class _Residual(nn.Module):
     """Two 3x3 convolutions and the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = Conv2dNormActivation(channels, channels, 3)
-        self.second = Conv2dNormActivation(channels, channels, 3, activation_layer=None)
+        self.first = _ConvNorm(channels, channels, 3)
+        self.second = _ConvNorm(channels, channels, 3, rectify=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(self.first(x)))
@@ -50,7 +73,7 @@ class _Up(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.narrow = Conv2dNormActivation(2 * channels, channels, 1, activation_layer=None)
+        self.narrow = _ConvNorm(2 * channels, channels, 1, rectify=False)
         self.merge = _Residual(channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -76,15 +99,15 @@ class CellNet(nn.Module):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.width = width
-        self.stem = Conv2dNormActivation(3, width, 4, stride=2, padding=1)
+        self.stem = _ConvNorm(3, width, 4, stride=2, padding=1)
         self.block_half = _Residual(width)
-        self.to_quarter = Conv2dNormActivation(width, 2 * width, 2, stride=2, padding=0)
+        self.to_quarter = _ConvNorm(width, 2 * width, 2, stride=2, padding=0)
         self.block_quarter = _Residual(2 * width)
-        self.to_eighth = Conv2dNormActivation(2 * width, 4 * width, 2, stride=2, padding=0)
+        self.to_eighth = _ConvNorm(2 * width, 4 * width, 2, stride=2, padding=0)
         self.block_eighth = _Residual(4 * width)
         self.up_quarter = _Up(2 * width)
         self.up_half = _Up(width)
-        self.mix = Conv2dNormActivation(width, 2 * width, 1)
+        self.mix = _ConvNorm(width, 2 * width, 1)
         # Classes and offsets at full resolution through a pixel shuffle (4 values a channel), and the centre.
         self.head = nn.Conv2d(2 * width, 4 * (N_CLASSES + 2) + 1, 1)
         with torch.no_grad():
@@ -119,7 +142,7 @@ class CellNet(nn.Module):
 def folded(network: CellNet) -> CellNet:
     """Return a copy for inference: evaluation mode, batch normalisations folded into their convolutions."""
     copied = copy.deepcopy(network).eval()
-    for block in [module for module in copied.modules() if isinstance(module, Conv2dNormActivation)]:
+    for block in [module for module in copied.modules() if isinstance(module, _ConvNorm)]:
         convolution, norm = block[0], block[1]
         assert isinstance(convolution, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -44,10 +46,6 @@ def detect_tiles(
     """
     done = 0
 
-    def cells_of(tiles: list[Tile], pixels: list[NDArray[Any]]) -> Iterator[tuple[Tile, TileCells]]:
-        batch = torch.from_numpy(np.stack(pixels)).to(detector.device)
-        yield from zip(tiles, detector.detect(stain(batch), tiles), strict=True)
-
     def report(n: int) -> None:
         nonlocal done
         done += n
@@ -55,31 +53,59 @@ def detect_tiles(
             progress(done, len(plan.tiles))
 
     report(0)
+    # The network works on one batch while the maps of the batch before it are decoded.
+    with ThreadPoolExecutor(1, "decode") as decoder:
+        decoding: deque[tuple[list[Tile], Future[list[TileCells]]]] = deque()
+
+        def begin(tiles: list[Tile], pixels: list[NDArray[Any]]) -> None:
+            amounts = stain(torch.from_numpy(np.stack(pixels)).to(detector.device))
+            maps = detector.predict(amounts, tiles)
+            decoding.append((tiles, decoder.submit(detector.cells, maps, amounts, tiles)))
+
+        def finished(at_most_left: int) -> Iterator[tuple[Tile, TileCells]]:
+            while len(decoding) > at_most_left:
+                tiles, cells = decoding.popleft()
+                yield from zip(tiles, cells.result(), strict=True)
+
+        for tiles, pixels, error in _batches(slide, plan, config):
+            if tiles:
+                begin(tiles, pixels)
+                yield from finished(at_most_left=1)
+            if error is not None:
+                yield from finished(at_most_left=0)
+                for piece in _pieces(error, detector):
+                    try:
+                        part = slide.read(piece.read, plan.mpp)
+                    except TileReadError as unreadable:
+                        yield piece, unreadable
+                    else:
+                        begin([piece], [part])
+                        yield from finished(at_most_left=0)
+            report(len(tiles) + (error is not None))
+        yield from finished(at_most_left=0)
+
+
+def _batches(
+    slide: Slide, plan: TilePlan, config: RunConfig
+) -> Iterator[tuple[list[Tile], list[NDArray[Any]], Tile | None]]:
+    """Yield tiles of one size with their pixels, and the unreadable tile that ended the batch, if one did."""
     tiles: list[Tile] = []
     pixels: list[NDArray[Any]] = []
     reads = read_ahead(
         slide, plan.tiles, plan.mpp, threads=config.reader_threads, ahead=config.read_ahead_tiles
     )
     for tile, read in reads:
-        if not isinstance(read, TileReadError):
-            tiles.append(tile)
-            pixels.append(read)
-        if tiles and (len(tiles) == config.batch_size or isinstance(read, TileReadError)):
-            yield from cells_of(tiles, pixels)
-            report(len(tiles))
-            tiles, pixels = [], []
         if isinstance(read, TileReadError):
-            for piece in _pieces(tile, detector):
-                try:
-                    part = slide.read(piece.read, plan.mpp)
-                except TileReadError as error:
-                    yield piece, error
-                else:
-                    yield from cells_of([piece], [part])
-            report(1)
+            yield tiles, pixels, tile
+            tiles, pixels = [], []
+            continue
+        if tiles and (len(tiles) == config.batch_size or pixels[0].shape != read.shape):
+            yield tiles, pixels, None
+            tiles, pixels = [], []
+        tiles.append(tile)
+        pixels.append(read)
     if tiles:
-        yield from cells_of(tiles, pixels)
-        report(len(tiles))
+        yield tiles, pixels, None
 
 
 def _pieces(tile: Tile, detector: CellDetector) -> Iterator[Tile]:

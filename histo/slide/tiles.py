@@ -30,7 +30,7 @@ class Tile:
     """A piece of work: boxes of whole pixels on the plan's grid.
 
     index : position in the plan.
-    core : what the tile owns; may reach outside the slide.
+    core : what the tile owns; may begin outside the slide and end just outside it.
     read : core and halo.
     """
 
@@ -44,7 +44,7 @@ class TilePlan:
     """Tiles over the assessed tissue of a slide, in reading order.
 
     mpp : um per pixel of the grid.
-    core_px : (width, height) of every core.
+    core_px : (width, height) of cores; those at the right and bottom edge of the slide may be smaller.
     origin_px : (x, y) of the lattice of cores: cores start at origin + k * core size. Never positive.
     """
 
@@ -92,6 +92,7 @@ def plan_tiles(
         _origin(offset_um[1] / mpp, core_px[1], multiple),
     )
     columns, rows = slide.grid_size(mpp)
+    right, bottom = ceil(columns / multiple) * multiple, ceil(rows / multiple) * multiple
     edges_x = np.arange(origin_px[0], columns + core_px[0], core_px[0])
     edges_y = np.arange(origin_px[1], rows + core_px[1], core_px[1])
     wanted = _touched(tissue.assessed, edges_x * (mpp / tissue.mpp), edges_y * (mpp / tissue.mpp))
@@ -100,7 +101,9 @@ def plan_tiles(
     halo = ceil(halo_px / multiple) * multiple
     tiles = []
     for index, (i, j) in enumerate(zip(row[order].tolist(), column[order].tolist(), strict=True)):
-        core = Box(int(edges_x[j]), int(edges_y[i]), *core_px)
+        x, y = int(edges_x[j]), int(edges_y[i])
+        # The last cores end with the slide.
+        core = Box(x, y, min(core_px[0], right - x), min(core_px[1], bottom - y))
         read = Box(core.x - halo, core.y - halo, core.width + 2 * halo, core.height + 2 * halo)
         tiles.append(Tile(index, core, read))
     return TilePlan(mpp, core_px, origin_px, tuple(tiles))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from histo.training.module import CellTraining
 def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     """Train a network on rendered fields.
 
-    Writes to `out`: `config.yaml`, `checkpoints/`, `log/metrics.csv`, `metrics.json` and the weights. The
-    centre threshold is chosen on the validation fields; the test fields are looked at once, at the end.
+    Writes to `out`: `config.yaml`, `checkpoints/`, `log/metrics.csv` (`log_2` and so on where it was
+    resumed), `metrics.json` and the weights. The centre threshold is chosen on the validation fields; the test fields are looked at once, at the end.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
         check_val_every_n_epoch=max(1, options.steps // options.steps_per_epoch // 15),
         num_sanity_val_steps=0,
         gradient_clip_val=options.clip_gradient,
-        logger=CSVLogger(out, name="", version="log"),
+        logger=CSVLogger(out, name="", version=_free_log(out)),
         callbacks=[checkpoints, _average(options.average_decay)],
         log_every_n_steps=options.steps_per_epoch,
         enable_model_summary=False,
@@ -142,6 +143,12 @@ def _summary(score: Score) -> dict[str, Any]:
             values[f"{measure}_{name}"] = None if math.isnan(value) else round(value, 4)
     values["n_true_cd8"] = score.cd8.true_positives + score.cd8.false_negatives
     return values
+
+
+def _free_log(out: Path) -> str:
+    """Return the name of the first log folder not in use: a logger empties the one that it is given."""
+    names = ("log" if number == 1 else f"log_{number}" for number in count(1))
+    return next(name for name in names if not (out / name).exists())
 
 
 def _precision(config: TrainConfig) -> Any:

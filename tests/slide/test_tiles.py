@@ -63,7 +63,8 @@ def test_cores_are_disjoint_cover_the_tissue_and_lie_in_their_reads(
     assert (count[mask[np.ix_(centre_y, centre_x)]] == 1).all()
     for index, tile in enumerate(plan.tiles):
         assert tile.index == index
-        assert (tile.core.width, tile.core.height) == plan.core_px
+        assert tile.core.width <= plan.core_px[0]
+        assert tile.core.height <= plan.core_px[1]
         assert tile.read.intersect(tile.core) == tile.core
         assert min(tile.core.x - tile.read.x, tile.read.bottom - tile.core.bottom) >= halo
         for value in (*vars(tile.core).values(), *vars(tile.read).values()):
