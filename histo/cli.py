@@ -152,6 +152,8 @@ def main(command: Literal["infer", "train"] | None = None) -> None:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)],
     )
+    # It reports every oddity of a damaged file; what matters of it comes back as an error of ours.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     arguments: dict[str, Any] = {"prog_name": None if command is None else f"{command}.py"}
     single = app if command is None else _only(command)
     try:

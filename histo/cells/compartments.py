@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,30 +32,34 @@ def stain_means(
     """
     n = int(labels.max(initial=0))
     height, width = labels.shape
-    flat = stain.reshape(len(stain), -1)
-    inside = np.flatnonzero(labels)
-    value = labels.ravel()[inside]
-    rows, columns = np.divmod(inside, width)
+    r = half_ring_px
+    framed = np.pad(labels, r)
+    # Nothing outside the image counts as free ground.
+    taken = np.pad(occupied | (labels > 0), r, constant_values=True)
+    steps = _steps_within(r)
+    deep = labels > 0
+    for dy, dx in steps:
+        deep &= framed[r + dy : r + dy + height, r + dx : r + dx + width] == labels
 
-    steps = _steps_within(half_ring_px)
-    depth_ok = np.ones(len(inside), bool)
+    band = np.nonzero((labels > 0) & ~deep)
+    value = labels[band]
+    start = (band[0] + r) * framed.shape[1] + band[1] + r
     pairs: list[NDArray[np.int64]] = []
     for dy, dx in steps:
-        y, x = rows + dy, columns + dx
-        valid = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        other = np.where(valid, y * width + x, 0)
-        differs = ~valid | (labels.ravel()[other] != value)
-        depth_ok &= ~differs
-        outside = differs & valid
-        outside[outside] = ~occupied.ravel()[other[outside]]
-        pairs.append(other[outside] + value[outside].astype(np.int64) * (height * width))
+        beside = start + (dy * framed.shape[1] + dx)
+        free = ~taken.ravel()[beside]
+        pairs.append(value[free].astype(np.int64) * framed.size + beside[free])
     # A pixel is reached from several pixels of the same cell, but counts once.
-    owner, pixel = np.divmod(np.unique(np.concatenate(pairs)), height * width)
+    owner, place = np.divmod(np.unique(np.concatenate(pairs)), framed.size)
+    outside = np.divmod(place, framed.shape[1])
 
-    nucleus = _means(flat, inside[depth_ok], value[depth_ok], n)
-    band = ~depth_ok
+    inside = np.nonzero(deep)
+    nucleus = _means(stain, inside, labels[inside], n)
     ring = _means(
-        flat, np.concatenate([inside[band], pixel]), np.concatenate([value[band], owner.astype(np.int32)]), n
+        stain,
+        (np.concatenate([band[0], outside[0] - r]), np.concatenate([band[1], outside[1] - r])),
+        np.concatenate([value, owner.astype(np.int32)]),
+        n,
     )
     return nucleus, ring
 
@@ -68,9 +70,12 @@ def _steps_within(radius: int) -> list[tuple[int, int]]:
 
 
 def _means(
-    flat: NDArray[np.float32], pixels: NDArray[Any], owner: NDArray[np.int32], n: int
+    stain: NDArray[np.float32],
+    pixels: tuple[NDArray[np.intp], ...],
+    owner: NDArray[np.int32],
+    n: int,
 ) -> NDArray[np.float64]:
     count = np.bincount(owner, minlength=n + 1)[1:].astype(np.float64)
     count[count == 0] = np.nan
-    sums = [np.bincount(owner, channel[pixels], minlength=n + 1)[1:] for channel in flat]
+    sums = [np.bincount(owner, channel[pixels], minlength=n + 1)[1:] for channel in stain]
     return np.stack(sums, axis=1) / count[:, None]

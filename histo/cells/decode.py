@@ -71,8 +71,11 @@ def decode(
     Instances of each tile. They may touch the tile's edge: the caller keeps those it owns.
     """
     logit = float(np.log(centre_threshold / (1 - centre_threshold)))
-    centre = maps.centre.float()
-    pooled = F.max_pool2d(centre, 2 * _PEAK_RADIUS + 1, stride=1, padding=_PEAK_RADIUS)
+    centre = maps.centre.float().contiguous()
+    span, pad = 2 * _PEAK_RADIUS + 1, _PEAK_RADIUS
+    # Along rows, then along columns: far fewer comparisons than over squares.
+    pooled = F.max_pool2d(centre, (1, span), stride=1, padding=(0, pad))
+    pooled = F.max_pool2d(pooled, (span, 1), stride=1, padding=(pad, 0))
     peaks = ((centre == pooled) & (centre > logit))[:, 0].cpu().numpy()
     foreground = (torch.maximum(maps.classes[:, 1], maps.classes[:, 2]) > maps.classes[:, 0]).cpu().numpy()
     limits = (area_um2[0] / mpp**2, area_um2[1] / mpp**2)

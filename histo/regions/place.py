@@ -15,7 +15,7 @@ from histo.config import RegionName, RegionsConfig
 from histo.regions.annotations import Annotations
 from histo.regions.border import SignedDistance, tumour_body, tumour_border
 from histo.regions.distance import distance_map
-from histo.regions.raster import paint
+from histo.regions.raster import paint, rasterise
 
 # The codes of `Regions.region_map` and `Regions.zone_map` are places in these.
 REGION_NAMES: Final = ("", "tumour", "stroma", "host", "necrosis", "exclude")
@@ -108,8 +108,9 @@ def place_regions(
 
     Zones by the signed distance d, negative inside the tumour: core d < -inner_margin_um, inner margin
     -inner_margin_um <= d < 0, outer margin 0 <= d < outer_margin_um, far beyond. Stroma and lumina inside the
-    tumour belong to the zone they lie in. Where annotated regions overlap, the smaller outline lies on top,
-    necrosis and exclude above all.
+    tumour belong to the zone they lie in. An outline drawn a little too far inside leaves a rim along the edge
+    of the tissue; it is far from the border and yet no far tissue, and belongs to no zone. Where annotated
+    regions overlap, the smaller outline lies on top, necrosis and exclude above all.
 
     Parameters
     ----------
@@ -132,6 +133,7 @@ def place_regions(
     if reason is None:
         reach_um = max(config.inner_margin_um, config.outer_margin_um)
         signed = distance_map(SignedDistance.of(border, body), tissue, mpp, reach_um)
+        signed[_rim(body, signed, mpp, gap_um)] = np.nan
     else:
         signed = np.full(tissue.shape, np.nan, dtype=np.float32)
     return Regions(
@@ -165,7 +167,11 @@ def place_cells(regions: Regions, x_um: NDArray[np.float64], y_um: NDArray[np.fl
     return CellPlace(
         region=_names(REGION_NAMES)[np.where(on_grid, regions.region_map[at], 0)],
         zone=_names(ZONE_NAMES)[np.where(on_grid, regions.zone_map[at], 0)],
-        signed_distance_um=regions.signed_distance(x_um, y_um),
+        signed_distance_um=np.where(
+            on_grid & regions.assessed[at] & np.isnan(regions.signed_distance_um[at]),
+            np.float32(np.nan),
+            regions.signed_distance(x_um, y_um),
+        ),
         in_tissue=on_grid & regions.assessed[at],
     )
 
@@ -217,6 +223,16 @@ def _why_not(
             f"{config.min_border_length_um:.0f} um needed"
         )
     return None
+
+
+def _rim(
+    body: MultiPolygon, signed: NDArray[np.float32], mpp: float, gap_um: float
+) -> NDArray[np.bool_]:
+    """Return tissue that lies close outside the tumour's outline, where that is no border."""
+    close = rasterise(body.buffer(gap_um), signed.shape, mpp) & ~rasterise(body, signed.shape, mpp)
+    # Close to a border, the distance to it is small too; beyond its ends it grows slowly.
+    rim: NDArray[np.bool_] = close & (signed > 2 * gap_um)
+    return rim
 
 
 def _zone_map(

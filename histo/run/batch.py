@@ -210,7 +210,6 @@ def _one_slide(
     try:
         summary, kept = analyse_slide(job, config, detector, progress)
     except HistoError as error:
-        log.error("%s", error)
         return SlideRow.failed(job.slide_id, job.path, str(error), site=site, patient=patient), False
     except Exception as error:
         # A fault of ours or of a library must not cost the rest of the night's slides.

@@ -94,7 +94,11 @@ def analyse_slide(
         part = job.folder / _PART
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        summary = _analyse(slide, job, part, config, detector, annotations_path, fingerprint, progress)
+        try:
+            summary = _analyse(slide, job, part, config, detector, annotations_path, fingerprint, progress)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
     # The summary goes first and comes last: a folder without one is unfinished.
     (job.folder / _SUMMARY).unlink(missing_ok=True)
     for file in sorted(part.iterdir()):

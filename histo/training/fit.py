@@ -28,7 +28,8 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     """Train a network on rendered fields.
 
     Writes to `out`: `config.yaml`, `checkpoints/`, `log/metrics.csv` (`log_2` and so on where it was
-    resumed), `metrics.json` and the weights. The centre threshold is chosen on the validation fields; the test fields are looked at once, at the end.
+    resumed), `metrics.json` and the weights. The centre threshold is chosen on the validation fields; the
+    test fields are looked at once, at the end.
 
     Parameters
     ----------

@@ -64,6 +64,17 @@ def test_names_are_those_of_the_summary_and_the_configuration():
     assert set(REGION_NAMES[1:]) == set(RegionsConfig.model_fields["names"].default.values())
 
 
+def test_rim_beside_an_outline_drawn_inside_the_tissue_is_in_no_zone():
+    regions = place(annotated(tumour=box(24, 24, 2000, SIZE_UM - 24)))
+    assert regions.border_length_um == pytest.approx(SIZE_UM - 48, rel=0.02)
+    assert not (regions.zone_map[:, :3] > 0).any()
+    assert regions.zone_area_mm2["far"] == pytest.approx(6.0, rel=0.01)
+    cells = place_cells(regions, np.array([10.0, 30.0, 3000.0]), np.array([2000.0, 2000.0, 2000.0]))
+    assert list(cells.zone) == ["", "core", "far"]
+    assert list(np.isnan(cells.signed_distance_um)) == [True, False, False]
+    assert cells.in_tissue.all()
+
+
 class TestHalfPlane:
     def test_border_and_areas(self):
         regions = place(annotated(tumour=HALF))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def slides_folder(rendered: RenderedSlide, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("slides")
     (folder / "again").mkdir()
     for target in (folder, folder / "again"):
-        (target / rendered.slide.name).symlink_to(rendered.slide)
-        (target / rendered.annotations.name).symlink_to(rendered.annotations)
+        shutil.copy(rendered.slide, target)
+        shutil.copy(rendered.annotations, target)
     (folder / "broken.svs").write_bytes(b"no slide at all")
     return folder
