@@ -108,9 +108,9 @@ def place_regions(
 
     Zones by the signed distance d, negative inside the tumour: core d < -inner_margin_um, inner margin
     -inner_margin_um <= d < 0, outer margin 0 <= d < outer_margin_um, far beyond. Stroma and lumina inside the
-    tumour belong to the zone they lie in. An outline drawn a little too far inside leaves a rim along the edge
-    of the tissue; it is far from the border and yet no far tissue, and belongs to no zone. Where annotated
-    regions overlap, the smaller outline lies on top, necrosis and exclude above all.
+    tumour belong to the zone they lie in. An outline drawn a little too far inside leaves a rim along the
+    edge of the tissue; it is far from the border and yet no far tissue, and belongs to no zone. Where
+    annotated regions overlap, the smaller outline lies on top, necrosis and exclude above all.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -10,14 +11,17 @@ import pytest
 import shapely
 import tifffile
 import zarr
+from slides import ArraySlide
 
 from histo.cells.detect import CellDetector
 from histo.cells.table import CD8, CELL_COLUMNS
+from histo.cells.weights import load_weights
 from histo.config import Config, load_config
 from histo.errors import SlideError
 from histo.measure.summary import SlideSummary
 from histo.run.pipeline import SlideJob, analyse_slide
 from histo.slide import Box
+from histo.synthetic.field import render_field
 from histo.synthetic.slide import RenderedSlide
 
 NARROW = [
@@ -101,6 +105,58 @@ def test_geojson_labels_and_table_agree_on_level0_pixels(
     row, column = np.nonzero(labels)
     sums = np.bincount(labels[row, column], column + 0.5)[1:] / sizes
     np.testing.assert_allclose(sums * 0.5 / summary.image.mpp_x_um, cells["x_px"], atol=1e-6)
+
+
+@pytest.mark.parametrize("working_mpp", [0.5, 0.4])
+@pytest.mark.parametrize("slide_mpp", [0.25, 0.5, (0.5, 0.45)])
+def test_outputs_agree_on_level0_pixels_of_a_slide_with_an_offset(
+    slide_mpp: float | tuple[float, float],
+    working_mpp: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    field = render_field(3, size_px=448, mpp=0.5)
+    pixels = field.pixels if slide_mpp != 0.25 else field.pixels.repeat(2, axis=0).repeat(2, axis=1)
+    slide = ArraySlide(pixels, slide_mpp, name="offset.svs")
+    # The frame begins at (700, 300) of the file's own level 0: Aperio counts from the latter.
+    slide.info = replace(slide.info, origin_px=(700, 300))
+    path = tmp_path / "offset.svs"
+    path.write_bytes(b"stands for the file")
+    right_px, bottom_px = slide.size_px
+    corners = [
+        (700, 300),
+        (700 + right_px // 2, 300),
+        (700 + right_px // 2, 300 + bottom_px),
+        (700, 300 + bottom_px),
+    ]
+    vertices = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in corners)
+    (tmp_path / "offset.xml").write_text(
+        '<Annotations><Annotation Name="Tumor"><Regions><Region Type="0" NegativeROA="0"><Vertices>'
+        f"{vertices}</Vertices></Region></Regions></Annotation></Annotations>"
+    )
+    monkeypatch.setattr("histo.run.pipeline.open_slide", lambda *_, **__: slide)
+    weights = replace(load_weights("default"), mpp=working_mpp)
+    config = load_config(None, [*NARROW, "regions.min_border_length_um=50"])
+    summary = analyse(path, tmp_path / "small", CellDetector(weights, config.cells), config)
+    folder = tmp_path / "small"
+    assert summary.image.origin_px == (700, 300)
+    mpp = np.array([summary.image.mpp_x_um, summary.image.mpp_y_um])
+    cells = pd.read_parquet(folder / "cells.parquet").set_index("cell_id")
+    assert len(cells) > 20
+    np.testing.assert_allclose(cells[["x_px", "y_px"]] * mpp, cells[["x_um", "y_um"]])
+    # Half of the frame is tumour: the border lies in its middle.
+    middle_um = right_px // 2 * mpp[0]
+    inside = cells["region"] == "tumour"
+    assert (cells.loc[inside, "x_um"] < middle_um + 8).all()
+    # The last row of the regions' grid may reach past the slide, and with its middle past the tumour.
+    upper = cells["y_um"] < bottom_px * mpp[1] - 8
+    assert (cells.loc[~inside & upper, "x_um"] > middle_um - 8).all()
+    # Every outline of the GeoJSON covers the label of its cell, at the pixel that both call the centre of it.
+    outlines = geopandas.read_file(f"/vsigzip/{folder / 'cells.geojson.gz'}").geometry.to_numpy()
+    labels = zarr.open_group(folder / "maps.zarr", mode="r")["labels/cells/0"][:]
+    inner_px = shapely.get_coordinates(shapely.point_on_surface(outlines))
+    column, row = np.floor(inner_px * mpp / working_mpp).astype(int).T
+    np.testing.assert_array_equal(labels[row, column], cells.index)
 
 
 @pytest.mark.parametrize(
