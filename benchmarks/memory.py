@@ -3,8 +3,8 @@
     uv run benchmarks/memory.py --out bench
 
 Renders an 8k x 8k and a 32k x 32k slide at 0.25 um/px (kept in --out for the next time), analyses each in a
-process of its own with `infer.py`, and prints wall time, throughput and peak resident memory. Exit code 1 where
-the larger slide takes more than 10 % more memory, or either takes more than 1.5 GB.
+process of its own with `infer.py`, and prints wall time, throughput and peak resident memory. Exit code 1
+where the larger slide takes more than 10 % more memory, or either takes more than 1.5 GB.
 """
 
 from __future__ import annotations

@@ -167,7 +167,11 @@ def main(command: Literal["infer", "train"] | None = None) -> None:
 
 
 def _only(command: Literal["infer", "train"]) -> typer.Typer:
-    single = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+    single = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_show_locals=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     if command == "infer":
         single.command()(infer)
     else:

@@ -225,9 +225,7 @@ def _why_not(
     return None
 
 
-def _rim(
-    body: MultiPolygon, signed: NDArray[np.float32], mpp: float, gap_um: float
-) -> NDArray[np.bool_]:
+def _rim(body: MultiPolygon, signed: NDArray[np.float32], mpp: float, gap_um: float) -> NDArray[np.bool_]:
     """Return tissue that lies close outside the tumour's outline, where that is no border."""
     close = rasterise(body.buffer(gap_um), signed.shape, mpp) & ~rasterise(body, signed.shape, mpp)
     # Close to a border, the distance to it is small too; beyond its ends it grows slowly.

@@ -20,7 +20,7 @@ from histo.cells.weights import Weights, save_weights
 from histo.errors import ConfigError
 from histo.training.config import TrainConfig, load_train_config
 from histo.training.data import Sample, clean_amounts, render_part
-from histo.training.evaluate import Score, choose_centre_threshold, score_fields
+from histo.training.evaluate import Score, calibrate, score_fields
 from histo.training.module import CellTraining
 
 
@@ -28,8 +28,8 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     """Train a network on rendered fields.
 
     Writes to `out`: `config.yaml`, `checkpoints/`, `log/metrics.csv` (`log_2` and so on where it was
-    resumed), `metrics.json` and the weights. The centre threshold is chosen on the validation fields; the
-    test fields are looked at once, at the end.
+    resumed), `metrics.json` and the weights. The centre threshold and the balance of the classes are
+    settled on the validation fields; the test fields are looked at once, at the end.
 
     Parameters
     ----------
@@ -95,14 +95,17 @@ def _averaged(config: TrainConfig, checkpoint: Path) -> CellNet:
 
 
 def _finish(network: CellNet, config: TrainConfig, validation: list[Sample], out: Path) -> Path:
-    """Choose the threshold, measure, and write weights and metrics."""
+    """Calibrate, measure, and write weights and metrics."""
     amounts = clean_amounts(validation, config.augment, config.seed)
-    threshold, scores = choose_centre_threshold(network, validation, amounts, mpp=config.mpp)
+    settled = calibrate(network, validation, amounts, mpp=config.mpp)
+    threshold = settled.centre_threshold
+    network.shift_class(1, settled.cd8_logit)
     test = render_part(config, "test")
     test_amounts = clean_amounts(test, config.augment, config.seed + 1)
     metrics = {
-        "validation": _summary(scores[threshold]),
-        "validation_by_threshold": {f"{t:g}": _summary(score) for t, score in scores.items()},
+        "validation": _summary(settled.by_logit[settled.cd8_logit]),
+        "validation_by_threshold": {f"{t:g}": _summary(s) for t, s in settled.by_threshold.items()},
+        "validation_by_cd8_logit": {f"{x:g}": _summary(s) for x, s in settled.by_logit.items()},
         "test": _summary(
             score_fields(network, test, test_amounts, mpp=config.mpp, centre_threshold=threshold)
         ),
@@ -119,7 +122,8 @@ def _finish(network: CellNet, config: TrainConfig, validation: list[Sample], out
             )
             metrics[f"test_{kind}"] = _summary(score)
     (out / "metrics.json").write_text(
-        json.dumps({"centre_threshold": threshold, **metrics}, indent=2), encoding="utf-8"
+        json.dumps({"centre_threshold": threshold, "cd8_logit": settled.cd8_logit, **metrics}, indent=2),
+        encoding="utf-8",
     )
     weights = Weights(
         state=network.state_dict(),

@@ -62,3 +62,15 @@ def test_a_shift_by_the_stride_shifts_the_maps(random_weights: Weights) -> None:
 def test_cost_grows_with_the_square_of_the_width() -> None:
     assert 10e3 < flops_per_pixel(16) < 16e3
     assert 3.5 < flops_per_pixel(32) / flops_per_pixel(16) < 4
+
+
+def test_shifting_a_class_shifts_its_logits_only(random_weights: Weights) -> None:
+    network, shifted = random_weights.network(), random_weights.network()
+    shifted.shift_class(1, 0.75)
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        before, after = network(x), shifted(x)
+    torch.testing.assert_close(after.classes[:, 1], before.classes[:, 1] + 0.75)
+    torch.testing.assert_close(after.classes[:, ::2], before.classes[:, ::2])
+    torch.testing.assert_close(after.centre, before.centre)
+    torch.testing.assert_close(after.offsets, before.offsets)

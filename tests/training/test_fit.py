@@ -12,7 +12,7 @@ from histo.cells.weights import load_weights
 from histo.errors import ConfigError
 from histo.training.config import TrainConfig, load_train_config
 from histo.training.data import CropBatches, field_seeds, kind_of, render_part, render_sample
-from histo.training.evaluate import choose_centre_threshold
+from histo.training.evaluate import calibrate
 from histo.training.fit import train
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -125,13 +125,16 @@ def test_fluorescence_is_scaled_like_a_slide() -> None:
     assert 0.5 < np.percentile(nuclear, 99) < 1.5
 
 
-def test_the_threshold_is_one_of_the_candidates(tiny: TrainConfig, finished: Path) -> None:
+def test_calibration_settles_on_candidates(tiny: TrainConfig, finished: Path) -> None:
     samples = render_part(tiny, "validation")
     network = load_weights(str(finished / "cd8.safetensors")).network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     amounts = [torch.zeros(3, 256, 256) for _ in samples]
-    threshold, scores = choose_centre_threshold(network, samples, amounts, mpp=0.5, candidates=(0.2, 0.4))
-    assert threshold in scores
-    assert set(scores) == {0.2, 0.4}
+    settled = calibrate(network, samples, amounts, mpp=0.5, thresholds=(0.2, 0.4), logits=(-1.0, 0.0))
+    # Nothing is found in empty amounts: the strictest threshold, and the classes as they were.
+    assert (settled.centre_threshold, settled.cd8_logit) == (0.4, 0.0)
+    assert set(settled.by_threshold) == {0.2, 0.4}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_the_shipped_config_is_the_one_of_the_shipped_weights() -> None:
