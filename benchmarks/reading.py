@@ -2,7 +2,7 @@
 
     uv run benchmarks/reading.py SLIDE [--tile 512] [--reads 400]
 
-Reads the same random boxes of level 0, aligned to stored tiles, through both; prints tiles per second with one
+Reads the same random boxes of level 0, aligned to stored tiles, through both. Prints tiles a second with one
 and two threads, their ratio, and the largest difference between pixels (which must be 0).
 """
 
