@@ -137,7 +137,7 @@ class RunConfig(_Section):
 
     device: str = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 1
-    tile_um: Annotated[float, Field(ge=64)] = 1024.0
+    tile_um: Annotated[float, Field(ge=64)] = 512.0
     tile_offset_um: tuple[float, float] = (0.0, 0.0)
     reader_threads: Annotated[int, Field(ge=1)] = 2
     read_ahead_tiles: Annotated[int, Field(ge=1)] = 3

@@ -20,7 +20,7 @@ from histo.errors import ResultsError
 from histo.results.atomic import commit, discard, part_path, unwritable
 
 GEOMETRY: Final = "geometry"
-ROW_GROUP: Final = 50_000
+ROW_GROUP: Final = 20_000
 
 _FRAME = (
     "Positions and outlines are um from the top-left corner of the level-0 image, x to the right, y down; "
@@ -35,7 +35,7 @@ class CellParquetWriter:
     """Write cells as they come; a context manager.
 
     The file appears under its name when the block ends without an error, not before. Memory is bounded by one
-    row group of 50,000 cells. The bytes do not depend on how the cells were batched.
+    row group of 20,000 cells. The bytes do not depend on how the cells were batched.
 
     Raises ResultsError where the file cannot be written.
     """

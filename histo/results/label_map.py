@@ -15,7 +15,7 @@ from histo.results.ome_zarr import Shape, create_level, level_shapes, multiscale
 from histo.slide.geometry import Box
 
 # Chunks held in memory, 4 MB each: four tiles abreast with what reaches over their edges touch about 20.
-_CHUNKS_HELD: Final = 24
+_CHUNKS_HELD: Final = 16
 
 Chunk = NDArray[np.int32]
 
@@ -25,7 +25,7 @@ class LabelMapWriter:
 
     Pixels of 0 leave what is there, so a cell may reach over the edge of its tile into neighbours that were
     written before or come after. Where two cells claim a pixel, the higher id has it, whatever the order.
-    Only chunks that hold a cell are stored. At most 24 chunks are in memory.
+    Only chunks that hold a cell are stored. At most 16 chunks are in memory.
 
     Parameters
     ----------

@@ -37,6 +37,7 @@ from histo.results.atomic import write_text
 from histo.results.slides_table import SlideRow, write_slides_table
 from histo.run.detect import TileProgress
 from histo.run.device import choose_device, describe_device
+from histo.run.memory import return_freed_memory
 from histo.run.pipeline import SlideJob, analyse_slide
 from histo.slide import find_slides
 
@@ -104,6 +105,7 @@ def run_batch(
     if annotations is not None and not annotations.is_dir():
         raise ConfigError("the annotations folder does not exist", path=annotations)
     _make_folder(out)
+    return_freed_memory()
     weights = load_weights(config.cells.weights)
     device = choose_device(config.run.device)
     detector = CellDetector(weights, config.cells, device=device, precision=config.cells.precision)

@@ -17,7 +17,7 @@ from histo.slide.geometry import Box
 from histo.slide.levels import RGB, downsample, over_background
 from histo.slide.pixel_size import MPP_ORIGIN
 
-CACHE_BYTES = 128 * 1024 * 1024
+CACHE_BYTES = 96 * 1024 * 1024
 # Side of the fixed blocks in which levels with a fractional downsample are read.
 _BLOCK_PX = 1024
 _caches: dict[int, Any] = {}

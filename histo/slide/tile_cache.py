@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-DEFAULT_BYTES = 128 * 1024 * 1024
+DEFAULT_BYTES = 64 * 1024 * 1024
 
 
 class TileCache:
