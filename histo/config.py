@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from histo.errors import ConfigError
 
 Vector = tuple[float, float, float]
+Settings = TypeVar("Settings", bound=BaseModel)
 RegionName = Literal["tumour", "stroma", "host", "necrosis", "exclude"]
 
 
@@ -187,11 +188,16 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     ------
     ConfigError : the file or an override cannot be read, or does not fit; every misfit is listed.
     """
+    return read_settings(Config, path, overrides)
+
+
+def read_settings(model: type[Settings], path: Path | None, overrides: Sequence[str]) -> Settings:
+    """Read a YAML file into a model of settings and apply overrides; errors as in `load_config`."""
     data = {} if path is None else read_yaml(path)
     for override in overrides:
         apply_override(data, override)
     try:
-        return Config.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         raise ConfigError(describe(error), path=path, fix="Correct these settings") from None
 

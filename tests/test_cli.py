@@ -85,7 +85,12 @@ def test_killed_and_started_again_gives_what_an_unbroken_run_gives(
 ) -> None:
     assert run("infer.py", folder, "--out", tmp_path / "whole").returncode == 0
     out = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "infer.py", folder, "--out", out], cwd=ROOT)
+    # A shell that starts the tests in the background makes them, and so the child, deaf to Ctrl-C.
+    child = subprocess.Popen(
+        [sys.executable, "infer.py", folder, "--out", out],
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 120
     while not (out / "s1" / "summary.json").exists() and time.monotonic() < until:
         time.sleep(0.05)

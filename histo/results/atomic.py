@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from histo.errors import ResultsError
 
@@ -37,6 +40,52 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         discard(part)
         raise
+
+
+class StreamedOutput(ABC):
+    """A file or folder that is written bit by bit; a context manager.
+
+    It appears under its name when the block ends without an error, not before. An error leaves nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = part_path(path)
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what is left and close it."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Close what is open; called after an error."""
+
+    def close(self) -> None:
+        """Finish the output and give it its name; raises ResultsError where it cannot be written."""
+        try:
+            self._finish()
+            commit(self._part, self._path)
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, OSError):
+                raise unwritable(self._path, error) from error
+            raise
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self._release()
+        discard(self._part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from histo.cells.table import CELL_COLUMNS
 from histo.errors import ResultsError
-from histo.results.atomic import commit, discard, part_path, unwritable
+from histo.results.atomic import StreamedOutput, unwritable
 
 GEOMETRY: Final = "geometry"
 ROW_GROUP: Final = 20_000
@@ -31,7 +30,7 @@ _UNITS = {"_um": "um", "_um2": "um^2", "_px": "level-0 pixel"}
 _TEXT_COLUMNS = [name for name, dtype in CELL_COLUMNS.items() if dtype.kind == "O"]
 
 
-class CellParquetWriter:
+class CellParquetWriter(StreamedOutput):
     """Write cells as they come; a context manager.
 
     The file appears under its name when the block ends without an error, not before. Memory is bounded by one
@@ -41,8 +40,7 @@ class CellParquetWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = part_path(path)
+        super().__init__(path)
         self._schema = _schema()
         self._pending: list[pa.Table] = []
         self._n_pending = 0
@@ -84,35 +82,14 @@ class CellParquetWriter:
         if self._n_pending >= ROW_GROUP:
             self._flush(whole_groups_only=True)
 
-    def close(self) -> None:
-        """Write what is left and give the file its name."""
-        try:
-            self._flush(whole_groups_only=False)
-            self._writer.add_key_value_metadata({"geo": json.dumps(self._geo())})
-            self._writer.close()
-            commit(self._part, self._path)
-        except BaseException as error:
-            self.abort()
-            if isinstance(error, OSError):
-                raise unwritable(self._path, error) from error
-            raise
+    def _finish(self) -> None:
+        self._flush(whole_groups_only=False)
+        self._writer.add_key_value_metadata({"geo": json.dumps(self._geo())})
+        self._writer.close()
 
-    def abort(self) -> None:
-        """Leave nothing behind."""
+    def _release(self) -> None:
         self._pending.clear()
         self._writer.close()
-        discard(self._part)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def _flush(self, *, whole_groups_only: bool) -> None:
         rows = pa.concat_tables(self._pending) if self._pending else self._schema.empty_table()

@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from io import BufferedWriter
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from histo.cells.table import CD8, OTHER
-from histo.results.atomic import commit, discard, part_path, unwritable, write_text
+from histo.results.atomic import StreamedOutput, unwritable, write_text
 from histo.results.cells_parquet import check_cells
 
 Bytes = NDArray[np.uint8]
@@ -65,7 +64,7 @@ _NAMESPACE: Final = uuid.UUID("6f1cf4a8-3f0e-5d3c-9f5e-1f2f3a0c8d11")
 _HEX: Final = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
-class CellGeoJsonWriter:
+class CellGeoJsonWriter(StreamedOutput):
     """Write cells as they come to a `.geojson.gz`; a context manager.
 
     The file appears under its name when the block ends without an error, not before. The same cells give the
@@ -82,8 +81,7 @@ class CellGeoJsonWriter:
     """
 
     def __init__(self, path: Path, mpp: tuple[float, float], slide_id: str) -> None:
-        self._path = path
-        self._part = part_path(path)
+        super().__init__(path)
         self._mpp = mpp
         self._slide_key = hashlib.sha1(uuid.uuid5(_NAMESPACE, slide_id).bytes, usedforsecurity=False)
         self.n_cells = 0
@@ -119,34 +117,13 @@ class CellGeoJsonWriter:
         except OSError as error:
             raise unwritable(self._path, error) from error
 
-    def close(self) -> None:
-        """End the collection and give the file its name."""
-        try:
-            self._file.write(b"\n]}\n")
-            self._file.close()
-            self._raw.close()
-            commit(self._part, self._path)
-        except BaseException as error:
-            self.abort()
-            if isinstance(error, OSError):
-                raise unwritable(self._path, error) from error
-            raise
-
-    def abort(self) -> None:
-        """Leave nothing behind."""
+    def _finish(self) -> None:
+        self._file.write(b"\n]}\n")
+        self._file.close()
         self._raw.close()
-        discard(self._part)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
+    def _release(self) -> None:
+        self._raw.close()
 
     def _features(self, table: pd.DataFrame, outlines: NDArray[np.object_]) -> bytes:
         n = len(table)

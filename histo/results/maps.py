@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import zarr
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from histo.errors import ResultsError
 from histo.regions.place import REGION_NAMES, ZONE_NAMES
-from histo.results.atomic import commit, discard, part_path, unwritable
+from histo.results.atomic import StreamedOutput, discard, unwritable
 from histo.results.geojson import REGION_COLOURS
 from histo.results.label_map import LabelMapWriter
 from histo.results.ome_zarr import create_level, halve, level_shapes, multiscale, subsample, write_group
@@ -41,7 +40,7 @@ _CHANNEL_COLOURS: Final = ("0000FF", "00FF00", "FF0000", "FFFF00", "FF00FF", "00
 _CHUNK_PX: Final = 512
 
 
-class MapsWriter:
+class MapsWriter(StreamedOutput):
     """Write the maps of one slide; a context manager.
 
     The store appears under its name when the block ends without an error, not before.
@@ -64,8 +63,7 @@ class MapsWriter:
     def __init__(
         self, path: Path, slide: Slide, mpp: float, *, labels: bool = True, chunk_px: int = 1024
     ) -> None:
-        self._path = path
-        self._part = part_path(path)
+        super().__init__(path)
         self._channels = slide.channels
         self._brightfield = slide.kind == "brightfield"
         self._has_overview = False
@@ -112,39 +110,17 @@ class MapsWriter:
         """Write the density of CD8+ cells: (rows, columns) per mm2, NaN without tissue."""
         self._write_scalar("density", cd8_per_mm2, cell_um, "CD8+ cells", "1/mm^2")
 
-    def close(self) -> None:
-        """Finish the label pyramid and give the store its name.
+    def _finish(self) -> None:
+        # Without it the store is no image.
+        if not self._has_overview:
+            raise ValueError("write_overview must be called before the store is closed")
+        if self.labels is not None:
+            self.labels.close()
+        if self._label_names:
+            write_group(self._part / "labels", {"labels": self._label_names})
 
-        Raises ValueError where `write_overview` was not called: without it the store is no image.
-        """
-        try:
-            if not self._has_overview:
-                raise ValueError("write_overview must be called before the store is closed")
-            if self.labels is not None:
-                self.labels.close()
-            if self._label_names:
-                write_group(self._part / "labels", {"labels": self._label_names})
-            commit(self._part, self._path)
-        except BaseException as error:
-            self.abort()
-            if isinstance(error, OSError):
-                raise unwritable(self._path, error) from error
-            raise
-
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        discard(self._part)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
+    def _release(self) -> None:
+        """Zarr keeps nothing open."""
 
     def _label(self, name: str) -> Path:
         self._label_names.append(name)

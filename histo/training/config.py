@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from histo.cells.network import CellNet
-from histo.config import apply_override, describe, read_yaml
-from histo.errors import ConfigError
+from histo.config import read_settings
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -113,10 +112,4 @@ def load_train_config(path: Path | None = None, overrides: Sequence[str] = ()) -
     ------
     ConfigError : the file or an override cannot be read, or does not fit; every misfit is listed.
     """
-    data = {} if path is None else read_yaml(path)
-    for override in overrides:
-        apply_override(data, override)
-    try:
-        return TrainConfig.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(describe(error), path=path, fix="Correct these settings") from None
+    return read_settings(TrainConfig, path, overrides)
