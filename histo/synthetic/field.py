@@ -268,18 +268,17 @@ def _draw_cells(
     negative = ~positive & (chance[1] < negative_chance / np.maximum(1 - wanted, 0.05)) & (here[GLASS] < 0.5)
     along = fibre_angle(x, y, ground)
     squeezed = np.where(here[STROMA] > 0.6, rng.random(len(x)), 0).astype(np.float32)
-    parts = [
-        population.cd8_cells(
-            rng,
-            x[positive],
-            y[positive],
-            squeezed=squeezed[positive],
-            along=along[positive],
-            crispness=ground.crispness,
-            solid=ground.solid,
-        ),
-        population.lymphocytes(rng, x[negative], y[negative]),
-    ]
+    parts = population.small_round_cells(
+        rng,
+        x,
+        y,
+        positive,
+        negative,
+        squeezed=squeezed,
+        along=along,
+        crispness=ground.crispness,
+        solid=ground.solid,
+    )
     small = (x[positive | negative], y[positive | negative])
 
     def fill(which: int, spacing_um: float, apart_um: float, keep: float) -> tuple[FloatArray, FloatArray]:

@@ -210,6 +210,33 @@ def lymphocytes(rng: np.random.Generator, x: FloatArray, y: FloatArray) -> Cells
     )
 
 
+def small_round_cells(
+    rng: np.random.Generator,
+    x_um: FloatArray,
+    y_um: FloatArray,
+    positive: NDArray[np.bool_],
+    negative: NDArray[np.bool_],
+    *,
+    squeezed: FloatArray,
+    along: FloatArray,
+    crispness: float,
+    solid: float,
+) -> list[Cells]:
+    """Return CD8+ cells and CD8-negative lymphocytes at the sites chosen for them; see `cd8_cells`."""
+    return [
+        cd8_cells(
+            rng,
+            x_um[positive],
+            y_um[positive],
+            squeezed=squeezed[positive],
+            along=along[positive],
+            crispness=crispness,
+            solid=solid,
+        ),
+        lymphocytes(rng, x_um[negative], y_um[negative]),
+    ]
+
+
 def ghost_nuclei(rng: np.random.Generator, x: FloatArray, y: FloatArray) -> Cells:
     """Nuclei far out of focus: pale smudges that nobody counts."""
     n = len(x)

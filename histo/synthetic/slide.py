@@ -374,18 +374,17 @@ def _draw_cells(rng: np.random.Generator, scene: _Scene) -> Cells:
     squeezed = np.where(here[STROMA] > 0.5, rng.random(len(x)), 0).astype(np.float32)
     along = fibre_angle(x, y, ground)
     small = (x[positive | negative], y[positive | negative])
-    lymphoid = [
-        population.cd8_cells(
-            rng,
-            x[positive],
-            y[positive],
-            squeezed=squeezed[positive],
-            along=along[positive],
-            crispness=ground.crispness,
-            solid=ground.solid,
-        ),
-        population.lymphocytes(rng, x[negative], y[negative]),
-    ]
+    lymphoid = population.small_round_cells(
+        rng,
+        x,
+        y,
+        positive,
+        negative,
+        squeezed=squeezed,
+        along=along,
+        crispness=ground.crispness,
+        solid=ground.solid,
+    )
 
     def fill(which: int, spacing_um: float, apart_um: float, keep: float) -> tuple[FloatArray, FloatArray]:
         px, py = population.lattice(rng, area, spacing_um, 0.2)
