@@ -150,7 +150,9 @@ def main(command: Literal["infer", "train"] | None = None) -> None:
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)],
+        handlers=[
+            RichHandler(logging.WARNING, Console(stderr=True), show_path=False, show_time=False, markup=False)
+        ],
     )
     # It reports every oddity of a damaged file; what matters of it comes back as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)

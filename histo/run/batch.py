@@ -11,10 +11,12 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,7 +31,7 @@ from rich.progress import (
 
 from histo import __version__
 from histo.cells.detect import CellDetector
-from histo.cells.weights import load_weights
+from histo.cells.weights import Weights, load_weights
 from histo.cohort.manifest import Manifest, ManifestRow
 from histo.config import Config
 from histo.errors import ConfigError, HistoError
@@ -113,16 +115,15 @@ def run_batch(
         f"histo {__version__}: {len(slides)} slides, {config.name}, network {weights.name} on "
         f"{describe_device(device)}"
     )
-    if manifest is not None:
-        for name in manifest.unused(slides):
-            log.warning("the manifest names %r, which is not among the slides", name)
-    started = time.monotonic()
+    record = _Record(config, weights, describe_device(device), len(slides))
     rows: list[SlideRow] = []
-    seconds: dict[str, float] = {}
     n_kept = 0
     ids = slide_ids(slides)
     try:
-        with _progress(console) as progress:
+        with _log_file(out / "run.log"), _progress(console) as progress:
+            log.info("histo %s: %d slides, %s", __version__, len(slides), config.name)
+            for name in () if manifest is None else manifest.unused(slides):
+                log.warning("the manifest names %r, which is not among the slides", name)
             total = progress.add_task("slides", total=len(slides))
             for path, slide_id in zip(slides, ids, strict=True):
                 entry = None if manifest is None else manifest.row_for(path)
@@ -148,39 +149,18 @@ def run_batch(
                     ),
                 )
                 n_kept += kept
-                seconds[slide_id] = round(time.monotonic() - begun, 2)
+                record.seconds_by_slide[slide_id] = round(time.monotonic() - begun, 2)
                 rows.append(row)
                 progress.remove_task(tiles)
                 progress.advance(total)
-                state = "[red]failed[/red]" if row.status == "failed" else "kept" if kept else "done"
+                state = "failed" if row.status == "failed" else "kept" if kept else "done"
+                log.info("%s  %s  %s", state, slide_id, row.error or _headline(row))
                 progress.console.print(f"  {state}  {slide_id}  {_headline(row)}", highlight=False)
     finally:
         # Also after Ctrl-C: what is finished is in the table, and the folder can be resumed.
         if rows:
             write_slides_table(out, rows)
-            write_text(
-                out / "run.json",
-                json.dumps(
-                    {
-                        "histo_version": __version__,
-                        "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-                        "complete": len(rows) == len(slides),
-                        "config": config.model_dump(mode="json"),
-                        "config_sha256": config.fingerprint(),
-                        "weights": {"name": weights.name, "sha256": weights.sha256},
-                        "device": describe_device(device),
-                        "python": platform.python_version(),
-                        "torch": torch.__version__,
-                        "seconds": round(time.monotonic() - started, 2),
-                        "seconds_by_slide": seconds,
-                        "n_slides": len(slides),
-                        "n_done": sum(row.status == "done" for row in rows),
-                        "n_kept": n_kept,
-                        "n_failed": sum(row.status == "failed" for row in rows),
-                    },
-                    indent=2,
-                ),
-            )
+            write_text(out / "run.json", json.dumps(record.as_dict(rows, n_kept), indent=2))
     return BatchResult(rows=rows, n_kept=n_kept)
 
 
@@ -232,9 +212,58 @@ def _progress(console: Console) -> Progress:
     )
 
 
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Keep what is logged during the run in a file too; runs add to it."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
+
+
+@dataclass
+class _Record:
+    """What `run.json` says of a run."""
+
+    config: Config
+    weights: Weights
+    device: str
+    n_slides: int
+    seconds_by_slide: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def as_dict(self, rows: Sequence[SlideRow], n_kept: int) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "histo_version": __version__,
+            "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "complete": len(rows) == self.n_slides,
+            "config": self.config.model_dump(mode="json"),
+            "config_sha256": self.config.fingerprint(),
+            "weights": {"name": self.weights.name, "sha256": self.weights.sha256},
+            "device": self.device,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "seconds": round(time.monotonic() - self.started, 2),
+            "seconds_by_slide": self.seconds_by_slide,
+            "n_slides": self.n_slides,
+            "n_done": sum(row.status == "done" for row in rows),
+            "n_kept": n_kept,
+            "n_failed": sum(row.status == "failed" for row in rows),
+        }
+
+
 def _headline(row: SlideRow) -> str:
     if row.status == "failed":
-        return row.error or ""
+        # The whole reason is told at the end, in the table and in the log.
+        return ""
     density, phenotype = row.values.get("cd8_density_per_mm2"), row.values.get("phenotype")
     text = f"{row.values.get('n_cd8')} CD8+ cells"
     if density is not None:

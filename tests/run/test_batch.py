@@ -22,6 +22,7 @@ def test_one_bad_slide_stops_nothing_and_is_listed(slides_folder: Path, tmp_path
     assert "broken.svs" in str(table.loc["broken", "error"])
     assert pd.isna(table.loc["broken", "n_cd8"])
     assert json.loads((tmp_path / "out" / "run.json").read_text())["n_failed"] == 1
+    assert "failed  broken" in (tmp_path / "out" / "run.log").read_text()
 
 
 def test_stopped_and_started_again_gives_the_same(
