@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A property is about a result, not about how busy the machine is.
+settings.register_profile("histo", deadline=None)
+settings.load_profile("histo")
 
 ROOT = Path(__file__).resolve().parent.parent
 

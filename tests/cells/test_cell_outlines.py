@@ -36,7 +36,7 @@ def test_a_square_loses_its_corners_only() -> None:
     assert shapely.get_num_coordinates(polygon) == 9
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(arrays(np.bool_, (9, 11), elements=st.booleans()))
 def test_any_shape_gives_valid_polygons_of_its_area(mask: NDArray[np.bool_]) -> None:
     labels = _connected(mask)
@@ -49,7 +49,7 @@ def test_any_shape_gives_valid_polygons_of_its_area(mask: NDArray[np.bool_]) -> 
     np.testing.assert_allclose(shapely.area(polygons), (np.array(filled) - 0.5) * 0.25)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays(np.bool_, (12, 12), elements=st.booleans()))
 def test_simplified_outlines_stay_valid_and_near(mask: NDArray[np.bool_]) -> None:
     labels = _connected(mask)

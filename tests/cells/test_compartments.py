@@ -63,7 +63,7 @@ def test_a_cell_without_an_inside_has_no_nucleus_mean() -> None:
     assert ring[0, 0] == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays(np.int32, (10, 12), elements=st.integers(0, 3)), st.integers(1, 3))
 def test_agrees_with_a_plain_count(labels: NDArray[np.int32], radius: int) -> None:
     present = np.unique(labels)

@@ -285,7 +285,7 @@ class TestTumourShapes:
         assert lengths == pytest.approx([lengths[0]] * 3)
 
     @given(dx=st.floats(-700, 700), dy=st.floats(-700, 700))
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     def test_areas_do_not_depend_on_the_position(self, dx, dy):
         island = translate(Point(2000, 2000).buffer(600, quad_segs=45), dx, dy)
         areas = place(annotated(tumour=island)).zone_area_mm2

@@ -25,7 +25,7 @@ def by_shapely(geometry, shape, mpp):
         st.tuples(st.floats(-120, 520, width=32), st.floats(-120, 440, width=32)), min_size=3, max_size=12
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_same_pixels_as_shapely(points):
     geometry = shapely.make_valid(Polygon(points))
     parts = [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon"]

@@ -176,7 +176,7 @@ def _paintings(draw: st.DrawFn) -> tuple[tuple[int, int], list[tuple[Box, int]]]
     return shape, [(box, draw(st.integers(0, 2**31))) for box in boxes]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(painting=_paintings(), order=st.randoms(use_true_random=False), held=st.integers(1, 4))
 def test_any_order_of_tiles_equals_painting_the_whole(
     tmp_path_factory: pytest.TempPathFactory, painting: Any, order: Any, held: int

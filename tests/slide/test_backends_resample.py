@@ -57,7 +57,7 @@ def test_matches_brute_force(scale: float | tuple[float, float], dtype: type) ->
     assert np.abs(got - want).max() <= tolerance
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scale=st.one_of(st.floats(0.3, 9.0), st.sampled_from([1.0, 2.0, 4.0, 0.5, 1.002, 2.004008])),
     x=st.integers(0, 5),
@@ -81,7 +81,7 @@ def test_overlapping_reads_agree_bit_by_bit(scale: float, x: int, y: int, dx: in
     assert np.array_equal(part, whole[dy : dy + small.height, dx : dx + small.width])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scale=st.floats(1.0, 6.0), cells=st.integers(2, 12))
 def test_area_average_keeps_the_mean(scale: float, cells: int) -> None:
     # Source pixels beyond the grid's last pixel are zero, so that both cover the same light.

@@ -36,7 +36,7 @@ def test_survey_does_not_depend_on_stored_tiles_or_threads() -> None:
             np.testing.assert_array_equal(getattr(other, name), getattr(reference, name))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(width=st.integers(20, 200), height=st.integers(20, 200), mpp=st.floats(0.3, 3.0))
 def test_coverage_adds_up_to_the_area_of_the_slide(width: int, height: int, mpp: float) -> None:
     slide = ArraySlide(np.full((height, width, 3), 200, np.uint8), mpp=mpp)

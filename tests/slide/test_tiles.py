@@ -28,7 +28,7 @@ def owned(plan: TilePlan, shape: tuple[int, int]) -> np.ndarray:
     return count
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     size=st.tuples(st.integers(100, 3000), st.integers(100, 3000)),

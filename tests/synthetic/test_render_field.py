@@ -29,7 +29,7 @@ def test_same_seed_same_field(kind):
     assert not np.array_equal(first.pixels, other.pixels)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     size_px=st.sampled_from([64, 96, 160]),
