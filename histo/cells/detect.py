@@ -16,10 +16,11 @@ from histo.cells.compartments import stain_means
 from histo.cells.decode import REACH_PX, Instances, decode
 from histo.cells.network import Maps, folded
 from histo.cells.outlines import outlines
-from histo.cells.table import CELL_CLASSES, DETECTION_COLUMNS, STAINS, cell_frame
+from histo.cells.table import CELL_CLASSES, DETECTION_COLUMNS, cell_frame
 from histo.cells.weights import Weights
 from histo.config import CellsConfig
 from histo.slide.tiles import Tile
+from histo.stain.deconvolution import STAINS
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from histo.stain.deconvolution import STAINS
+
 CD8: Final = "CD8+ cell"
 OTHER: Final = "other nucleus"
 CELL_CLASSES: Final = (CD8, OTHER)
-
-STAINS: Final = ("nuclear", "cd8", "residual")
 
 # What detection fills. Positions are um in the slide's frame (origin: top-left corner of level 0).
 DETECTION_COLUMNS: Final[dict[str, np.dtype[Any]]] = {

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from histo.cells.network import CellNet
-from histo.cells.table import CELL_CLASSES, STAINS
+from histo.cells.table import CELL_CLASSES
 from histo.errors import WeightsError
-from histo.stain.deconvolution import AMOUNT_RANGE
+from histo.stain.deconvolution import AMOUNT_RANGE, STAINS
 
 BACKGROUND: Final = "background"
 CLASSES: Final = (BACKGROUND, *CELL_CLASSES)

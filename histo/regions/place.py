@@ -15,7 +15,7 @@ from histo.config import RegionName, RegionsConfig
 from histo.regions.annotations import Annotations
 from histo.regions.border import SignedDistance, tumour_body, tumour_border
 from histo.regions.distance import distance_map
-from histo.regions.raster import paint, rasterise
+from histo.regions.raster import paint, pixels_under, rasterise
 
 # The codes of `Regions.region_map` and `Regions.zone_map` are places in these.
 REGION_NAMES: Final = ("", "tumour", "stroma", "host", "necrosis", "exclude")
@@ -159,11 +159,7 @@ def place_cells(regions: Regions, x_um: NDArray[np.float64], y_um: NDArray[np.fl
     diagonal away from it.
     """
     x_um, y_um = np.asarray(x_um, dtype=np.float64), np.asarray(y_um, dtype=np.float64)
-    rows, columns = regions.assessed.shape
-    column = np.floor(x_um / regions.mpp).astype(np.int64)
-    row = np.floor(y_um / regions.mpp).astype(np.int64)
-    on_grid = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-    at = np.where(on_grid, row, 0), np.where(on_grid, column, 0)
+    on_grid, at = pixels_under(x_um, y_um, regions.assessed.shape, regions.mpp)
     return CellPlace(
         region=_names(REGION_NAMES)[np.where(on_grid, regions.region_map[at], 0)],
         zone=_names(ZONE_NAMES)[np.where(on_grid, regions.zone_map[at], 0)],

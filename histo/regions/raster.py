@@ -73,3 +73,21 @@ def _parity(
     # Counts wrap at 256, which leaves their parity as it is.
     np.add.at(toggles, (row, column), np.uint8(1))
     return (np.add.accumulate(toggles, axis=1, dtype=np.uint8) & 1)[:, :columns].astype(np.bool_)
+
+
+def pixels_under(
+    x_um: NDArray[np.float64], y_um: NDArray[np.float64], shape: tuple[int, ...], mpp: float
+) -> tuple[NDArray[np.bool_], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return which points lie on a grid, and the (row, column) of the pixel under each.
+
+    The pixel of a point that lies beside the grid is (0, 0).
+
+    Parameters
+    ----------
+    x_um, y_um : (n,) um in the slide's frame.
+    shape : (rows, columns) of the grid.
+    mpp : um per pixel of the grid.
+    """
+    row, column = np.floor(y_um / mpp).astype(np.int64), np.floor(x_um / mpp).astype(np.int64)
+    on_grid = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
+    return on_grid, (np.where(on_grid, row, 0), np.where(on_grid, column, 0))

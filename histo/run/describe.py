@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from histo.cells.table import STAINS
 from histo.config import Config
 from histo.errors import TileReadError
 from histo.measure.summary import Flag, ImageSummary, StainSummary, TileFailure
@@ -11,6 +10,7 @@ from histo.slide import Slide
 from histo.slide.tiles import Tile
 from histo.slide.tissue import Tissue
 from histo.stain.check import stain_flags
+from histo.stain.deconvolution import STAINS
 from histo.stain.space import BrightfieldTransform, StainTransform
 
 # Slides coarser than this are analysed and flagged.

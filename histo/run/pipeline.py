@@ -28,6 +28,7 @@ from histo.measure.summary import SlideSummary, TileFailure, TissueSummary
 from histo.measure.tally import Tally
 from histo.regions.annotations import find_annotations, read_annotations
 from histo.regions.place import Regions, place_cells, place_regions
+from histo.regions.raster import pixels_under
 from histo.results.atomic import write_text
 from histo.results.cells_parquet import CellParquetWriter
 from histo.results.geojson import CellGeoJsonWriter, write_annotations_geojson
@@ -182,7 +183,10 @@ def _analyse(
                 failures.append(tile_failure(tile, found, slide, detector.mpp))
                 unread |= _covered(tile.core, detector.mpp, unread.shape, survey.mpp)
                 continue
-            keep = _pixels(near_tissue, found.table, survey.mpp)
+            on_grid, under = pixels_under(
+                found.table["x_um"].to_numpy(), found.table["y_um"].to_numpy(), near_tissue.shape, survey.mpp
+            )
+            keep = on_grid & near_tissue[under]
             labels = _renumber(found.labels, keep, n_cells)
             cells = _place(found.table[keep], regions, slide, n_cells)
             outlines = found.outlines[keep]
@@ -231,14 +235,7 @@ def _analyse(
             failed_tiles=failures,
         ),
         stain=stain_summary(stain),
-        n_cells=measures.n_cells,
-        n_cd8=measures.n_cd8,
-        n_cells_outside_assessed_tissue=measures.n_cells_outside_assessed_tissue,
-        cd8_density=measures.cd8_density,
-        cd8_fraction=measures.cd8_fraction,
-        zones=measures.zones,
-        exclusion=measures.exclusion,
-        distance_profile=measures.distance_profile,
+        **vars(measures),
         flags=flags_of(slide, tissue, stain, annotations, failures, config),
     )
     for flag in summary.flags:
@@ -267,15 +264,6 @@ def _place(table: pd.DataFrame, regions: Regions, slide: Slide, n_before: int) -
         "signed_distance_um": place.signed_distance_um,
     }
     return cell_frame(columns, CELL_COLUMNS)
-
-
-def _pixels(mask: NDArray[np.bool_], table: pd.DataFrame, mpp: float) -> NDArray[np.bool_]:
-    """Return the mask's value under each cell's centroid; False outside the mask."""
-    row = np.floor(table["y_um"].to_numpy() / mpp).astype(np.int64)
-    column = np.floor(table["x_um"].to_numpy() / mpp).astype(np.int64)
-    inside = (row >= 0) & (row < mask.shape[0]) & (column >= 0) & (column < mask.shape[1])
-    held: NDArray[np.bool_] = inside & mask[np.where(inside, row, 0), np.where(inside, column, 0)]
-    return held
 
 
 def _renumber(labels: NDArray[np.int32], keep: NDArray[np.bool_], n_before: int) -> NDArray[np.int32]:

@@ -60,16 +60,6 @@ def kept_apart(
     return np.asarray(nearest > distance_um)
 
 
-def hard_core(x: FloatArray, y: FloatArray, distance_um: float) -> NDArray[np.bool_]:
-    """Tell which points stay when, of every two closer than `distance_um`, the later goes."""
-    keep = np.ones(len(x), bool)
-    if len(x) < 2:
-        return keep
-    pairs = cKDTree(np.column_stack([x, y])).query_pairs(distance_um, output_type="ndarray")
-    keep[pairs[:, 1]] = False
-    return keep
-
-
 def _base(
     rng: np.random.Generator, x: FloatArray, y: FloatArray, lobes: float
 ) -> dict[str, NDArray[np.generic]]:

@@ -11,9 +11,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from histo.cells.table import CELL_CLASSES, STAINS
+from histo.cells.table import CELL_CLASSES
 from histo.cells.weights import CLASSES, Weights, load_weights, save_weights
 from histo.errors import WeightsError
+from histo.stain.deconvolution import STAINS
 
 
 def _header(path: Path) -> dict[str, Any]:
