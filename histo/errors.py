@@ -58,6 +58,10 @@ class AnnotationError(HistoError):
     """An annotation file that cannot be read or does not fit its slide."""
 
 
+class DatasetError(HistoError):
+    """A dataset for training or evaluation that is not laid out as published, or damaged."""
+
+
 class WeightsError(HistoError):
     """Network weights that are missing, damaged or made for something else."""
 

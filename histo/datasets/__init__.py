@@ -1,0 +1,1 @@
+"""Adapters to public datasets, in their published layout."""
