@@ -26,11 +26,13 @@ class AnnotatedImage:
     mpp : um per pixel.
     labels : (H, W) int32, 0 background, 1 ... n instances.
     points_um : (n, 2) float64 x, y from the image's corner, of every cell; of `labels` their centroids.
-    classes : (n,) uint8 of each instance or point: UNKNOWN, CD8_POSITIVE, OTHER_NUCLEUS. "CD8 positive" stands
-        for the stained cell of the dataset (CD3, CD8 or Ki67), as its adapter says.
+    classes : (n,) uint8 of each instance or point: UNKNOWN, CD8_POSITIVE, OTHER_NUCLEUS. "CD8 positive"
+        stands for the stained cell of the dataset (CD3, CD8 or Ki67), as its adapter says.
     n_cd8 : count of stained cells, where no more is known than that.
-    background_known : True where pixels outside `labels`, or away from `points_um`, are known to hold no cell of
-        any class; False where only stained cells were annotated, so that other nuclei may lie there.
+    background_known : True where pixels outside `labels`, or away from `points_um`, are known to hold no cell
+        of any class; False where only stained cells were annotated, so that other nuclei may lie there.
+    white_point : (red, green, blue) grey levels of bare glass, where they are known although the image need
+        not show any; for brightfield.
     """
 
     kind: Kind
@@ -41,6 +43,7 @@ class AnnotatedImage:
     classes: NDArray[np.uint8] | None = None
     n_cd8: int | None = None
     background_known: bool = True
+    white_point: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Item:
 class Dataset:
     """A dataset found on disk.
 
-    licence : as its publishers state it. commercial_use : False where that licence forbids it, None where it is
-        not stated.
+    licence : as its publishers state it. commercial_use : False where that licence forbids it, None where it
+        is not stated.
     """
 
     name: str
