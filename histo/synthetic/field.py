@@ -20,14 +20,28 @@ from histo.synthetic.scene import (
     fibre_angle,
     fluoresce,
     layered,
+    pen_stroke,
     with_gaps,
 )
-from histo.synthetic.stamp import WHOLE_CELL, Cells, concatenate, stamp
+from histo.synthetic.stamp import Cells, concatenate, stamp
 from histo.synthetic.tissue import CLASSES, GLASS, HOST, LYMPHOID, NECROSIS, STROMA, TUMOUR
+from histo.synthetic.visible import visible_cells
 
-Context = Literal["tumour", "stroma", "host", "lymphoid", "margin", "necrosis", "glass"]
+Context = Literal["tumour", "stroma", "host", "lymphoid", "margin", "necrosis", "glass", "slide"]
 FieldKind = Literal["brightfield", "fluorescence"]
 
+# What of a style belongs to the tissue.
+_GROUND_STYLE = (
+    "precipitate",
+    "pigment",
+    "blush",
+    "vessels",
+    "membrane",
+    "nuclear_stain",
+    "fold",
+    "ink",
+    "ghosts",
+)
 _CONTEXTS: tuple[Context, ...] = ("tumour", "stroma", "host", "lymphoid", "margin", "necrosis", "glass")
 _CONTEXT_SHARES = (0.27, 0.15, 0.15, 0.2, 0.15, 0.04, 0.04)
 
@@ -39,9 +53,10 @@ class FieldStyle:
     context : the tissue in view. cd8_per_mm2 : mean density of CD8+ cells (in aggregates more).
     aggregate_fraction : of the field that is lymphoid aggregate, in the context "lymphoid".
     precipitate, pigment, blush, vessels, membrane : brown that is no cell, 0 for none, 1 for much.
+    nuclear_stain : share of tumour nuclei that are stained. fold, ink, ghosts : strength, 0 for none.
     counterstain, brown : scale of the stain amounts. white_point : red, green, blue of glass.
     stain_vectors : (3, 3) rows nuclear, CD8, residual. jpeg_quality : 1 to 100, 0 for no compression.
-    clean : no blur, sharpening, noise or compression.
+    clean : no blur, sharpening, noise, compression or colour fringe.
     """
 
     context: Context | None = None
@@ -52,6 +67,10 @@ class FieldStyle:
     blush: float | None = None
     vessels: float | None = None
     membrane: float | None = None
+    nuclear_stain: float | None = None
+    fold: float | None = None
+    ink: float | None = None
+    ghosts: float | None = None
     counterstain: float | None = None
     brown: float | None = None
     white_point: tuple[float, float, float] | None = None
@@ -66,9 +85,10 @@ class Field:
 
     pixels : (H, W, 3) uint8 red, green, blue; or uint16 nuclear, CD8, autofluorescence.
     labels : (H, W) int32, 0 background, 1..n cells: the whole CD8+ cell, of others the nucleus.
-    is_cd8 : (n,) bool. x_um, y_um : (n,) float32 centroids of the labels, from the field's corner.
+    is_cd8 : (n,) bool; also of nuclei stained by `nuclear_stain`.
+    x_um, y_um : (n,) float32 centroids of the labels, from the corner of the field.
     white_point : (3,) float32. stain_vectors : (3, 3) float32 unit rows nuclear, CD8, residual, as used.
-    mpp : um per pixel. context : what tissue is in view.
+    mpp : um per pixel. context : what tissue is in view; "slide" for a window of a slide.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -111,7 +131,7 @@ def render_field(
     look = _draw_look(np.random.default_rng([seed, 1]), style)
     box = Box(0, 0, size_px, size_px)
     rng = np.random.default_rng([seed, 2])
-    cells = _draw_cells(rng, weights, ground, size_px * mpp, mpp, style)
+    cells = _draw_cells(rng, weights, ground, size_px * mpp, mpp, style, look.brown)
     painted = stamp(cells, box, mpp)
     amounts = layered(painted, weights, ground, box, mpp)
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -121,7 +141,11 @@ def render_field(
         pixels = fluoresce(
             amounts, painted, weights, draw_lamp(np.random.default_rng([seed, 3])), ground, box, mpp
         )
-    labels, is_cd8, x_um, y_um = _truth(painted.owner, cells, mpp)
+    owner = painted.owner
+    if kind == "brightfield" and ground.ink > 0:
+        # Under ink nobody can tell.
+        owner = np.where(pen_stroke(box, mpp, ground) > 0.3, -1, owner).astype(np.int32)
+    labels, is_cd8, x_um, y_um = visible_cells(owner, cells, mpp)
     return Field(pixels, labels, is_cd8, x_um, y_um, look.white_point, look.stain_vectors, mpp, context)
 
 
@@ -153,7 +177,7 @@ def _draw_look(rng: np.random.Generator, style: FieldStyle) -> Look:
     if style.jpeg_quality is not None:
         look = replace(look, jpeg_quality=style.jpeg_quality or None)
     if style.clean:
-        look = replace(look, blur_um=0.0, sharpen=0.0, noise=0.0, jpeg_quality=None)
+        look = replace(look, blur_um=0.0, sharpen=0.0, noise=0.0, jpeg_quality=None, chromatic_um=0.0)
     return look
 
 
@@ -169,11 +193,7 @@ def _draw_tissue(
     ground = replace(ground, offset=(ground.offset[0] % within, ground.offset[1] % within))
     ground = replace(
         ground,
-        **{
-            name: getattr(style, name)
-            for name in ("precipitate", "pigment", "blush", "vessels", "membrane")
-            if getattr(style, name) is not None
-        },
+        **{name: getattr(style, name) for name in _GROUND_STYLE if getattr(style, name) is not None},
     )
     box = Box(0, 0, size_px, size_px)
     offsets = rng.integers(0, 1024, (4, 2))
@@ -236,6 +256,7 @@ def _draw_cells(
     size_um: float,
     mpp: float,
     style: FieldStyle,
+    brown_scale: float,
 ) -> Cells:
     margin = 14.0
     area = (-margin, -margin, size_um + 2 * margin, size_um + 2 * margin)
@@ -297,7 +318,15 @@ def _draw_cells(
     parts.insert(
         0,
         population.tumour_cells(
-            rng, x, y, size_um=ground.nucleus_um, columnar=ground.columnar, across=along_nest
+            rng,
+            x,
+            y,
+            size_um=ground.nucleus_um,
+            pleomorphism=ground.pleomorphism,
+            columnar=ground.columnar,
+            across=along_nest,
+            nuclear_stain=ground.nuclear_stain,
+            brown_scale=brown_scale,
         ),
     )
     x, y = fill(HOST, float(rng.uniform(19, 23)), 6.5, 0.95)
@@ -312,6 +341,7 @@ def _draw_cells(
         rng,
         area,
         weight,
+        lambda px, py: fibre_angle(px, py, ground),
         precipitate=ground.precipitate,
         pigment=ground.pigment,
         vessels=ground.vessels,
@@ -333,24 +363,3 @@ def _slope_angle(weight: FloatArray, x_um: FloatArray, y_um: FloatArray, mpp: fl
     across = at(row, column + step) - at(row, column - step)
     down = at(row + step, column) - at(row - step, column)
     return as_float(np.arctan2(down, across))
-
-
-def _truth(
-    owner: NDArray[np.int32], cells: Cells, mpp: float
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], FloatArray, FloatArray]:
-    """Number the cells in view 1..n and find their centroids."""
-    flat = owner.ravel() + 1
-    n_px = np.bincount(flat, minlength=len(cells) + 1)
-    # Fewer pixels than this are a sliver at the edge or under a neighbour: no cell to be found.
-    seen = n_px * mpp**2 >= 3.0
-    seen[0] = False
-    number = np.zeros(len(n_px), np.int32)
-    number[seen] = np.arange(1, seen.sum() + 1)
-    labels = number[flat].reshape(owner.shape)
-    height, width = owner.shape
-    column = np.broadcast_to(np.arange(width) + 0.5, owner.shape).ravel()
-    row = np.broadcast_to((np.arange(height) + 0.5)[:, None], owner.shape).ravel()
-    x = np.bincount(flat, column, len(n_px))[seen] / n_px[seen] * mpp
-    y = np.bincount(flat, row, len(n_px))[seen] / n_px[seen] * mpp
-    is_cd8 = cells.label[np.flatnonzero(seen) - 1] == WHOLE_CELL
-    return labels, is_cd8, x.astype(np.float32), y.astype(np.float32)

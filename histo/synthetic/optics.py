@@ -35,7 +35,8 @@ class Look:
 
     stain_vectors : (3, 3) unit rows nuclear, CD8, residual; white_point : red, green, blue of empty glass.
     counterstain, brown : scale of the amounts. blur_um : of the optics; sharpen : of the scanner, 0 to 1.
-    noise : of the sensor, grey levels; jpeg_quality : None for uncompressed.
+    noise : of the sensor, grey levels; jpeg_quality : None for uncompressed. chromatic_um : shift of red
+    against blue.
     """
 
     stain_vectors: NDArray[np.float32]
@@ -46,6 +47,7 @@ class Look:
     sharpen: float
     noise: float
     jpeg_quality: int | None
+    chromatic_um: float
 
 
 def draw_look(rng: np.random.Generator) -> Look:
@@ -60,11 +62,13 @@ def draw_look(rng: np.random.Generator) -> Look:
         stain_vectors=vectors,
         white_point=np.clip(grey + rng.normal(0, 3.0, 3), 210, 254).astype(np.float32),
         counterstain=float(np.exp(rng.uniform(np.log(0.16), np.log(1.15)))),
-        brown=float(np.exp(rng.uniform(np.log(0.55), np.log(1.6)))),
-        blur_um=float(rng.uniform(0.1, 0.55)),
+        brown=float(np.exp(rng.uniform(np.log(0.65), np.log(1.8)))),
+        # One field in ten is out of focus.
+        blur_um=float(rng.uniform(0.1, 0.55) if rng.random() < 0.9 else rng.uniform(0.55, 1.1)),
         sharpen=float(max(0.0, rng.uniform(-0.4, 0.9))),
         noise=float(rng.uniform(0.3, 3.0)),
         jpeg_quality=int(rng.integers(30, 96)),
+        chromatic_um=float(max(0.0, rng.uniform(-0.5, 0.5))),
     )
 
 
@@ -104,7 +108,7 @@ def draw_lamp(rng: np.random.Generator) -> Lamp:
         phase=_three(rng.uniform(0, 2 * np.pi, 3)),
         gain=_three(gain),
         photons=float(np.exp(rng.uniform(np.log(60), np.log(4000)))),
-        blur_um=float(rng.uniform(0.2, 0.7)),
+        blur_um=float(rng.uniform(0.2, 0.7) if rng.random() < 0.8 else rng.uniform(0.7, 1.2)),
     )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from histo.synthetic.noise import FloatArray
-from histo.synthetic.stamp import NUCLEUS, UNLABELLED, WHOLE_CELL, Cells
+from histo.synthetic.noise import FloatArray, as_float
+from histo.synthetic.stamp import NUCLEUS, STAINED_NUCLEUS, UNLABELLED, WHOLE_CELL, Cells
 from histo.synthetic.tissue import GLASS, STROMA, TUMOUR
 
 # (x_um, y_um) -> value at each point.
@@ -118,34 +118,46 @@ def tumour_cells(
     y: FloatArray,
     *,
     size_um: float = 4.3,
+    pleomorphism: float = 0.15,
     columnar: float = 0.0,
     across: FloatArray | None = None,
+    nuclear_stain: float = 0.0,
+    brown_scale: float = 1.0,
 ) -> Cells:
     """Carcinoma: large vesicular nuclei with nucleoli, blue-grey cytoplasm.
 
     Parameters
     ----------
-    size_um : median nuclear radius.
+    size_um : median nuclear radius; pleomorphism : spread of its log.
+    nuclear_stain : share of nuclei that the antibody stains (Ki67 and the like): from faint to black. Those
+        with an optical density above 0.2 count as stained cells, as in QuPath's example of Ki67.
+    brown_scale : what amounts are multiplied by on the slide.
     columnar : 0 for solid sheets of oval nuclei to 1 for palisades; across : (n,) the palisades' direction.
     """
     n = len(x)
-    radius = _lognormal(rng, size_um, 0.15, n)
-    aspect = np.exp(rng.normal(0.1, 0.1, n).clip(0, 0.5) + 0.28 * columnar)
+    radius = _lognormal(rng, size_um, pleomorphism, n)
+    slender = float(rng.uniform(0.2, 0.5))
+    aspect = np.exp(rng.normal(0.1, 0.1, n).clip(0, 0.5) + slender * columnar)
     mitotic = rng.random(n) < 0.02
     cell = radius * rng.uniform(1.75, 2.1, n)
     base = _base(rng, x, y, 0.05)
+    stained = rng.random(n) < nuclear_stain
+    # Grey-brown to black, most of them dark.
+    brown = np.where(stained, np.exp(rng.uniform(np.log(0.12), np.log(3.0), n)), 0)
     if across is not None and columnar > 0:
         base["angle"] = (across + rng.normal(0, 0.25, n)).astype(np.float32)
     return _make(
         base,
-        length_um=cell * np.sqrt(aspect),
-        width_um=cell / np.sqrt(aspect),
+        length_um=cell * aspect**0.75,
+        width_um=cell / aspect**0.75,
         nucleus_length_um=radius * aspect,
         nucleus_width_um=radius / aspect,
-        nuclear=_lognormal(rng, 0.55, 0.3, n) * np.where(mitotic, 1.9, 1),
+        nuclear=_lognormal(rng, 0.55, 0.3, n) * np.where(mitotic, 1.9, 1) * np.exp(-0.5 * brown),
         vesicular=np.where(mitotic, 0, rng.uniform(0.1, 0.6, n)),
         nucleolus=np.where(rng.random(n) < 0.65, rng.uniform(0.2, 0.9, n), 0),
         cytoplasm=_lognormal(rng, 1, 0.2, n),
+        brown_nucleus=brown,
+        label=np.where(brown * brown_scale > 0.2, STAINED_NUCLEUS, NUCLEUS),
     )
 
 
@@ -258,23 +270,130 @@ def debris(rng: np.random.Generator, x: FloatArray, y: FloatArray, brown: float,
     )
 
 
-def vessel_walls(
-    rng: np.random.Generator, x: FloatArray, y: FloatArray, radius_um: FloatArray, brown: float
-) -> Cells:
-    """Walls of capillaries and small vessels, brown by cross-reaction: rings and slits wider than a cell."""
+def blots(rng: np.random.Generator, x: FloatArray, y: FloatArray) -> Cells:
+    """Drops of chromogen or dirt, black in every colour, some as large as cells."""
     n = len(x)
-    aspect = np.exp(rng.uniform(0, 1.1, n))
-    return _make(
-        _base(rng, x, y, 0.06),
-        length_um=radius_um * aspect,
-        width_um=radius_um / aspect,
-        nucleus_length_um=0.1,
-        nucleus_width_um=0.1,
-        ring=brown * _lognormal(rng, 1, 0.3, n),
-        ring_width_um=rng.uniform(0.9, 2.0, n),
-        ring_gaps=rng.uniform(0.2, 0.9, n),
+    radius = rng.uniform(1.5, 6.0, n)
+    cells = _make(
+        _base(rng, x, y, 0.1),
+        length_um=radius * rng.uniform(1, 1.8, n),
+        width_um=radius,
+        nucleus_length_um=radius * rng.uniform(1, 1.8, n),
+        nucleus_width_um=radius,
+        nuclear=rng.uniform(1.2, 3.0, n),
+        brown=rng.uniform(1.2, 3.0, n),
         label=UNLABELLED,
     )
+    return replace(cells, edge_um=rng.uniform(1.0, 3.0, n).astype(np.float32))
+
+
+def bubbles(rng: np.random.Generator, x: FloatArray, y: FloatArray) -> Cells:
+    """Refractile vacuoles: a dark rim around a bright middle."""
+    n = len(x)
+    radius = rng.uniform(1.2, 3.2, n)
+    return _make(
+        _base(rng, x, y, 0.03),
+        nucleus_length_um=radius * rng.uniform(1, 1.3, n),
+        nucleus_width_um=radius,
+        nuclear=rng.uniform(0.15, 0.6, n),
+        vesicular=1.0,
+        label=UNLABELLED,
+    )
+
+
+def vessels_along(
+    rng: np.random.Generator,
+    x: FloatArray,
+    y: FloatArray,
+    along: FloatArray,
+    brown: float,
+) -> list[Cells]:
+    """Capillaries and small vessels, brown by cross-reaction: streaky, broken walls, with nuclei in them.
+
+    Each is a path: a strand along the fibres (two walls, or one where it is collapsed), a tangle of loops, or
+    a ring wider than a cell.
+
+    Parameters
+    ----------
+    x, y : (n,) where each starts. along : (n,) direction of the fibres there, radians. brown : strength.
+    """
+    n, steps = len(x), 26
+    if n == 0:
+        return []
+    look = rng.choice(3, n, p=(0.5, 0.3, 0.2))
+    strand, tangle, ring = look == 0, look == 1, look == 2
+    step = rng.uniform(1.6, 3.2, n)
+    radius = rng.uniform(4.5, 13, n)
+    turn = (
+        np.where(ring, step / radius, 0)[:, None]
+        + rng.standard_normal((n, steps)) * np.where(tangle, 0.75, 0.12)[:, None]
+    )
+    heading = along[:, None] + rng.normal(0, 0.2, (n, 1)) + np.cumsum(turn, axis=1)
+    px = x[:, None] + np.cumsum(np.cos(heading) * step[:, None], axis=1)
+    py = y[:, None] + np.cumsum(np.sin(heading) * step[:, None], axis=1)
+    length = np.where(strand, rng.integers(6, steps + 1, n), rng.integers(12, steps + 1, n))
+    length = np.where(ring, np.minimum(np.ceil(2 * np.pi * radius / step), steps), length)
+    open_um = np.where(ring | (rng.random(n) < 0.35), 0, rng.uniform(1.2, 4.5, n))
+    # Strength comes and goes along a wall.
+    wave = np.cos(np.arange(steps) * rng.uniform(0.2, 0.9, (n, 1)) + rng.uniform(0, 6.28, (n, 1)))
+    strength = brown * np.exp(rng.normal(0, 0.3, (n, 1))) * (0.75 + 0.45 * wave)
+    here = np.arange(steps) < length[:, None]
+    parts = []
+    for side in (-1.0, 1.0):
+        drawn = here & (rng.random((n, steps)) < 0.85) & ((side > 0) | (open_um[:, None] > 0))
+        sx = (px - side * np.sin(heading) * open_um[:, None])[drawn]
+        sy = (py + side * np.cos(heading) * open_um[:, None])[drawn]
+        m = len(sx)
+        thin = np.broadcast_to(rng.uniform(0.45, 1.0, (n, 1)), drawn.shape)[drawn]
+        parts.append(
+            _make(
+                _base(rng, sx.astype(np.float32), sy.astype(np.float32), 0.12),
+                length_um=np.broadcast_to(step[:, None], drawn.shape)[drawn] * rng.uniform(0.7, 1.6, m),
+                width_um=thin * np.exp(rng.normal(0, 0.35, m)),
+                angle=heading[drawn] + rng.normal(0, 0.13, m),
+                nucleus_length_um=0.1,
+                nucleus_width_um=0.1,
+                brown=strength[drawn] * np.exp(rng.normal(0, 0.45, m)),
+                label=UNLABELLED,
+            )
+        )
+    # A thin wash of brown over the whole of it.
+    washed = here & (rng.random((n, steps)) < 0.5) & (rng.random((n, 1)) < 0.7)
+    m = int(washed.sum())
+    wash = _make(
+        _base(rng, px[washed].astype(np.float32), py[washed].astype(np.float32), 0.1),
+        length_um=rng.uniform(2.5, 6, m),
+        width_um=rng.uniform(1.5, 4.5, m),
+        angle=heading[washed],
+        nucleus_length_um=0.1,
+        nucleus_width_um=0.1,
+        brown=strength[washed] * rng.uniform(0.1, 0.5, m),
+        label=UNLABELLED,
+    )
+    parts.append(replace(wash, edge_um=np.full(m, 2.0, np.float32)))
+    # Nuclei of the wall lie along it; in a tangle they are cut every way and packed.
+    nuclei = here & (rng.random((n, steps)) < np.where(tangle, 0.4, 0.15)[:, None])
+    aside = rng.choice([-1.0, 1.0], nuclei.shape) * (open_um[:, None] + rng.uniform(0, 1.5, nuclei.shape))
+    cells = spindle_cells(
+        rng,
+        (px - aside * np.sin(heading))[nuclei].astype(np.float32),
+        (py + aside * np.cos(heading))[nuclei].astype(np.float32),
+        heading[nuclei].astype(np.float32),
+    )
+    m = len(cells)
+    packed = np.broadcast_to(tangle[:, None], nuclei.shape)[nuclei]
+    parts.append(
+        replace(
+            cells,
+            nucleus_length_um=as_float(
+                np.where(packed, rng.uniform(3.2, 4.8, m), cells.nucleus_length_um * 0.8)
+            ),
+            nucleus_width_um=as_float(
+                np.where(packed, rng.uniform(2.4, 3.8, m), cells.nucleus_width_um * rng.uniform(0.9, 1.6, m))
+            ),
+        )
+    )
+    return parts
 
 
 def cd8_cells(
@@ -308,7 +427,7 @@ def cd8_cells(
     # Looks: line, ring with stained cytoplasm, blot over the nucleus, solid; some cut beside the nucleus.
     blot = (rng.random(n) > 0.55 + 0.4 * crispness) | filled
     no_nucleus = rng.random(n) < 0.13
-    faint = np.where(rng.random(n) < 0.14, rng.uniform(0.3, 0.6, n), 1)
+    faint = np.where(rng.random(n) < 0.1, rng.uniform(0.45, 0.7, n), 1)
     amount = _lognormal(rng, 1, 0.27, n) * faint
     body = np.where(blot, rng.uniform(0.75, 1.1, n), rng.uniform(0.12, 0.55, n) * (1.25 - crispness))
     over = np.where(blot, rng.uniform(0.0, 0.4, n), rng.uniform(0.0, 0.12, n))
@@ -340,6 +459,7 @@ def decoys(
     rng: np.random.Generator,
     area: tuple[float, float, float, float],
     weights_at: PointFunction,
+    along: PointFunction,
     *,
     precipitate: float,
     pigment: float,
@@ -351,6 +471,7 @@ def decoys(
     Parameters
     ----------
     area : x, y, width, height in um. weights_at : classes of tissue at points, (class, n).
+    along : direction of the fibres at points, radians.
     """
     area_mm2 = area[2] * area[3] / 1e6
     parts = []
@@ -370,15 +491,19 @@ def decoys(
     x, y = scattered(precipitate * 3500, float(rng.choice([1, 1, 6, 14])))
     black = float(rng.uniform(0.5, 2.0)) if rng.random() < 0.25 else 0.0
     parts.append(debris(rng, x, y, float(rng.uniform(0.4, 1.6)), black))
+    # Large black blots, and bubbles: bright, with a dark rim.
+    x, y = scattered(precipitate * 160, 1)
+    parts.append(blots(rng, x, y))
+    x, y = scattered(ghosts * 700, float(rng.choice([1, 4])))
+    parts.append(bubbles(rng, x, y))
     x, y = scattered(pigment * 2500, 8)
     inside = in_tissue(x, y)
     parts.append(debris(rng, x[inside], y[inside], float(rng.uniform(0.25, 0.7))))
-    x, y = scattered(vessels * 260, float(rng.choice([1, 1, 4])))
+    x, y = scattered(vessels * 420, float(rng.choice([1, 1, 3])))
     here = weights_at(x, y)
     inside = here[STROMA] + 0.3 * here[TUMOUR] > 0.25
-    radius = rng.uniform(5.5, 14, len(x)).astype(np.float32)
-    strength = float(rng.uniform(0.25, 0.9))
-    parts.append(vessel_walls(rng, x[inside], y[inside], radius[inside], strength))
+    x, y = x[inside], y[inside]
+    parts += vessels_along(rng, x, y, along(x, y), float(np.exp(rng.uniform(np.log(0.15), np.log(1.3)))))
     x, y = scattered(ghosts * 1500, 1)
     inside = in_tissue(x, y)
     parts.append(ghost_nuclei(rng, x[inside], y[inside]))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.morphology import disk
 
 from histo.slide.geometry import Box
 from histo.synthetic.noise import FloatArray, as_float, noise, smoothstep
@@ -23,7 +25,12 @@ class Ground:
     cytoplasm : haematoxylin of tumour cells and hepatocytes.
     crispness : of CD8 membranes, 0 to 1. solid : share of CD8+ cells filled with chromogen.
     nucleus_um : median radius of tumour nuclei. columnar : 0 sheets to 1 palisades round lumina.
+    pleomorphism : spread of the log of tumour nuclei's radius.
     precipitate, pigment, blush, vessels, membrane, ghosts : what is no CD8+ cell, 0 to 1.
+    membrane_body : brown of the cytoplasm where membranes of tumour cells are stained, as a share of theirs;
+    membrane_cover : how much of it lies over nuclei; membrane_patchy : 0 everywhere to 1 in patches.
+    nuclear_stain : share of tumour nuclei that the antibody stains: solid brown, from faint to black.
+    fold, ink : strength of a fold and of pen strokes, 0 for none.
     """
 
     offset: tuple[int, int]
@@ -43,6 +50,13 @@ class Ground:
     vessels: float
     membrane: float
     ghosts: float
+    pleomorphism: float
+    membrane_body: float
+    membrane_cover: float
+    membrane_patchy: float
+    nuclear_stain: float
+    fold: float
+    ink: float
 
 
 def draw_ground(rng: np.random.Generator) -> Ground:
@@ -63,14 +77,21 @@ def draw_ground(rng: np.random.Generator) -> Ground:
         cytoplasm=float(np.exp(rng.uniform(np.log(0.03), np.log(0.3)))),
         crispness=float(rng.uniform(0, 1)),
         solid=sometimes(0.35),
-        nucleus_um=float(rng.uniform(3.5, 5.0)),
+        nucleus_um=float(rng.uniform(3.3, 5.6)),
         columnar=sometimes(0.5) ** 0.5,
         precipitate=sometimes(0.35),
         pigment=sometimes(0.25),
         blush=sometimes(0.5),
-        vessels=sometimes(0.45),
-        membrane=float(rng.uniform(0.15, 1.0)) * float(rng.random() < 0.2),
+        vessels=sometimes(0.6),
+        membrane=float(rng.uniform(0.15, 1.0)) * float(rng.random() < 0.45),
         ghosts=sometimes(0.5),
+        pleomorphism=float(rng.uniform(0.1, 0.3)),
+        membrane_body=float(rng.beta(1.2, 1.2)),
+        membrane_cover=float(rng.uniform(0, 0.9)),
+        membrane_patchy=sometimes(0.4),
+        nuclear_stain=sometimes(0.2),
+        fold=sometimes(0.06),
+        ink=float(rng.uniform(0.4, 1.0)) * float(rng.random() < 0.04),
     )
 
 
@@ -144,9 +165,7 @@ def layered(painted: Layers, weights: FloatArray, ground: Ground, box: Box, mpp:
     amounts[..., 0] = nuclear + back * outside
     brown = painted.brown * np.maximum(1 + np.float32(0.14) * fine + np.float32(0.24) * granular, 0.05)
     if ground.membrane > 0 and weights[TUMOUR].any():
-        seams = np.exp(-np.square((bodies - 0.35) / np.float32(0.3))) * (1 + np.float32(0.4) * granular)
-        body = np.minimum(bodies, 0.6) * (0.5 + 0.3 * granular) * outside
-        brown += np.float32(ground.membrane) * weights[TUMOUR] * np.maximum(1.1 * seams + body, 0)
+        brown += _epithelial_brown(bodies, painted.nuclear, granular, cloudy, weights[TUMOUR], ground, mpp)
     # What chromogen can be laid down is bounded.
     brown = np.float32(1.9) * (1 - np.exp(brown * np.float32(-1 / 1.9)))
     if ground.blush > 0:
@@ -155,6 +174,11 @@ def layered(painted: Layers, weights: FloatArray, ground: Ground, box: Box, mpp:
             np.float32(0.2 * ground.blush) * blush * (np.float32(0.35) * tissue + np.float32(0.65) * stroma)
         )
         brown += np.float32(1.5 * ground.blush / ground.web) * strands * np.clip(cloudy, 0, 1.5)
+        # Patches over whatever cells lie there: no membrane, only muddy nuclei.
+        patches = smoothstep(noise(box, 18.0 / mpp, offset, 17), 0.5, 1.6)
+        muddy = np.maximum(0.6 + np.float32(0.45) * noise(box, 4.0 / mpp, offset, 18), 0)
+        muddy += np.float32(0.2) * granular
+        brown += np.float32(0.75 * ground.blush) * tissue * patches * muddy
     if weights[HOST].any():
         brown += cytoplasm * weights[HOST] * np.float32(ground.tan) * np.maximum(1 + 0.5 * granular, 0)
     if weights[NECROSIS].any():
@@ -165,6 +189,30 @@ def layered(painted: Layers, weights: FloatArray, ground: Ground, box: Box, mpp:
     return amounts
 
 
+def _epithelial_brown(
+    bodies: FloatArray,
+    nuclear: FloatArray,
+    granular: FloatArray,
+    cloudy: FloatArray,
+    tumour: FloatArray,
+    ground: Ground,
+    mpp: float,
+) -> FloatArray:
+    """Cross-reaction of tumour cells: membranes and, more or less, cytoplasm, but not nuclei."""
+    # Where two bodies meet, their layer has a valley, however shallow where they are packed.
+    round_window = disk(max(1, round(1.2 / mpp)))  # type: ignore[no-untyped-call]
+    valley = ndimage.grey_closing(bodies, footprint=round_window) - bodies
+    seams = np.clip(valley * np.float32(1 / 0.15), 0, 1)
+    seams = np.maximum(seams, np.exp(-np.square((bodies - 0.3) / np.float32(0.25))))
+    seams *= 1.15 + np.float32(0.35) * granular
+    over = np.clip(1 - np.float32(1.6 * (1 - ground.membrane_cover)) * nuclear, 0, 1)
+    body = np.clip(bodies * 1.6, 0, 1) * over * (0.9 + np.float32(0.3) * granular)
+    patches = np.clip(1 + np.float32(2.0 * ground.membrane_patchy) * (cloudy - 0.4), 0, 1.3)
+    amount = np.maximum(seams, np.float32(0.85 * ground.membrane_body) * body)
+    result: FloatArray = np.float32(ground.membrane) * tumour * patches * np.maximum(amount, 0)
+    return result
+
+
 def sharpening_px(mpp: float) -> int:
     """Return the width of the scanner's sharpening filter, some 1.5 um."""
     return 2 * max(1, round(0.6 / mpp)) + 1
@@ -173,9 +221,15 @@ def sharpening_px(mpp: float) -> int:
 def expose(amounts: FloatArray, look: Look, ground: Ground, box: Box, mpp: float) -> NDArray[np.uint8]:
     """Amounts to (H, W, 3) uint8 as the scanner stores them, before compression."""
     scaled = amounts * np.array([look.counterstain, look.brown, 1.0], np.float32)
+    if ground.fold > 0:
+        scaled *= (1 + np.float32(1.3 * ground.fold) * _band(box, mpp, ground))[..., None]
     # The residual is too faint and fine for its blur to be seen.
     scaled[..., :2] = blurred(scaled[..., :2], look.blur_um / mpp)
     light = transmitted(scaled, look)
+    if look.chromatic_um > 0:
+        light = _fringed(light, look.chromatic_um / mpp)
+    if ground.ink > 0:
+        light *= _pen(box, mpp, ground)
     if look.sharpen > 0:
         light += np.float32(look.sharpen) * (light - box_blurred(light, sharpening_px(mpp)))
     if look.noise > 0:
@@ -183,6 +237,35 @@ def expose(amounts: FloatArray, look: Look, ground: Ground, box: Box, mpp: float
             light[..., channel] += np.float32(look.noise) * noise(box, 0.4, ground.offset, 8 + channel)
     light += np.float32(0.5)
     return np.clip(light, 0, 255, out=light).astype(np.uint8)
+
+
+def _band(box: Box, mpp: float, ground: Ground) -> FloatArray:
+    """A fold of the section: 1 within a soft, bent band, 0 outside."""
+    where = noise(box, 60 / mpp, ground.offset, 15)
+    return smoothstep(-np.abs(where), -0.28, -0.16)
+
+
+def _pen(box: Box, mpp: float, ground: Ground) -> FloatArray:
+    """What pen strokes let through, (H, W, 3): green, blue or black."""
+    colours = ((0.25, 0.65, 0.45), (0.2, 0.3, 0.75), (0.15, 0.15, 0.18))
+    colour = np.array(colours[ground.offset[0] % len(colours)], np.float32)
+    stroke = pen_stroke(box, mpp, ground) * np.float32(ground.ink)
+    return as_float(1 - stroke[..., None] * (1 - colour))
+
+
+def pen_stroke(box: Box, mpp: float, ground: Ground) -> FloatArray:
+    """Where a pen went: 1 within a broad stroke, 0 outside."""
+    return smoothstep(noise(box, 45 / mpp, ground.offset, 16), 0.8, 0.95)
+
+
+def _fringed(light: FloatArray, shift_px: float) -> FloatArray:
+    """Shift red and blue against each other along the diagonal, as optics and line scanners do."""
+    result = light.copy()
+    for channel, sign in ((0, 1.0), (2, -1.0)):
+        result[..., channel] = ndimage.shift(
+            light[..., channel], sign * 0.35 * shift_px, order=1, mode="nearest", prefilter=False
+        )
+    return result
 
 
 def with_gaps(
@@ -224,6 +307,8 @@ def fluoresce(
     auto += painted.cytoplasm * body
     auto *= np.float32(lamp.autofluorescence)
     nuclear = painted.nuclear * np.maximum(1 + np.float32(ground.chromatin) * granular, 0.2)
+    # Thick places hold several nuclei above each other: bright, without seams.
+    nuclear *= np.exp(np.float32(0.35) * cloudy)
     to_nuclear, from_nuclear, from_auto, from_cd8 = (np.float32(value) for value in lamp.spill)
     cd8 = painted.brown * np.float32(lamp.cd8) + from_nuclear * nuclear + from_auto * auto
     channels = np.stack([nuclear + to_nuclear * auto, cd8, auto + from_cd8 * cd8], axis=-1)

@@ -20,9 +20,10 @@ from histo.errors import ConfigError
 from histo.regions.shapes import as_multipolygon
 from histo.slide.geometry import Box
 from histo.synthetic import population
+from histo.synthetic.field import Field
 from histo.synthetic.layout import ZONES, Layout, draw_layout, zone_of
 from histo.synthetic.noise import FloatArray, as_float, noise, noise_at, smoothstep
-from histo.synthetic.optics import Lamp, Look, draw_lamp, draw_look
+from histo.synthetic.optics import Lamp, Look, draw_lamp, draw_look, jpeg_round_trip
 from histo.synthetic.pyramid import (
     TILE_PX,
     encode_tiles,
@@ -42,6 +43,7 @@ from histo.synthetic.scene import (
 )
 from histo.synthetic.stamp import WHOLE_CELL, Cells, concatenate, stamp
 from histo.synthetic.tissue import CLASSES, GLASS, HOST, STROMA, TUMOUR
+from histo.synthetic.visible import visible_cells
 
 Site = Literal["primary", "metastasis"]
 HostOrgan = Literal["liver", "bowel wall"]
@@ -185,6 +187,21 @@ def render_window(spec: SlideSpec, box: Box) -> NDArray[np.uint8] | NDArray[np.u
     return pixels
 
 
+def render_window_field(spec: SlideSpec, box: Box) -> Field:
+    """Render a window of a slide, compressed as in its file, with the truth of every cell in view."""
+    _check(spec)
+    scene = _Scene.draw(spec)
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    if spec.kind == "brightfield":
+        pixels = jpeg_round_trip(scene.brightfield(box), spec.jpeg_quality)
+    else:
+        pixels = scene.fluorescence(box)
+    near = scene.near(box)
+    labels, is_cd8, x_um, y_um = visible_cells(stamp(near, box, spec.mpp).owner, near, spec.mpp)
+    look = scene.look
+    return Field(pixels, labels, is_cd8, x_um, y_um, look.white_point, look.stain_vectors, spec.mpp, "slide")
+
+
 def _check(spec: SlideSpec) -> None:
     if not 0.1 <= spec.mpp <= 2:
         raise ConfigError(f"a slide of {spec.mpp} um/px cannot be rendered", fix="Give 0.1 to 2 um/px")
@@ -326,6 +343,9 @@ def _typical_ground(ground: Ground, rng: np.random.Generator) -> Ground:
         vessels=min(ground.vessels, 0.2),
         ghosts=min(ground.ghosts, 0.4),
         membrane=0.0,
+        nuclear_stain=0.0,
+        fold=0.0,
+        ink=0.0,
         tan=min(ground.tan, 0.05),
         solid=min(ground.solid, 0.2),
         haze=float(rng.uniform(0.03, 0.1)),
@@ -418,6 +438,7 @@ def _draw_cells(rng: np.random.Generator, scene: _Scene) -> Cells:
         rng,
         area,
         lambda px, py: scene.weights_at(px, py),
+        lambda px, py: fibre_angle(px, py, ground),
         precipitate=ground.precipitate,
         pigment=ground.pigment,
         vessels=ground.vessels,

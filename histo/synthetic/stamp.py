@@ -25,7 +25,7 @@ _CHUNK_ELEMENTS = 16_000
 _CLOSENESS_STEPS = 1 << 20
 
 # Values of Cells.label.
-UNLABELLED, NUCLEUS, WHOLE_CELL = 0, 1, 2
+UNLABELLED, NUCLEUS, WHOLE_CELL, STAINED_NUCLEUS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Cells:
     cytoplasm : of the body, fades towards the outline, so that packed cells meet in seams.
     ring, ring_width_um : brown along the outline; ring_gaps : 0 whole to 1 broken line; ring_phase.
     brown : of the body; brown_nucleus : of the nucleus. edge_um : width over which the outlines fade.
-    label : UNLABELLED, NUCLEUS or WHOLE_CELL (CD8+): what of it is the cell to be found.
+    label : what of it is the cell to be found: nothing, the nucleus, the whole cell (CD8+), or the nucleus,
+    counted as stained.
     """
 
     x_um: FloatArray

@@ -134,7 +134,9 @@ def test_density_follows_the_style():
     counts = {
         density: np.mean(
             [
-                render_field(s, style=FieldStyle(context="stroma", cd8_per_mm2=density)).is_cd8.sum()
+                render_field(
+                    s, style=FieldStyle(context="stroma", cd8_per_mm2=density, nuclear_stain=0.0)
+                ).is_cd8.sum()
                 for s in range(20)
             ]
         )
@@ -155,15 +157,55 @@ def test_a_style_fixes_one_thing_and_leaves_the_rest():
 
 
 def test_decoys_are_no_cells():
-    """Debris, vessels and ghost nuclei change the picture, not the truth."""
-    kwargs = {"precipitate": 0.0, "pigment": 0.0, "vessels": 0.0}
-    without = render_field(4, style=FieldStyle(context="stroma", **kwargs))
+    """Debris, pigment, blots and bubbles change the picture, not the truth."""
+    kwargs = {"vessels": 0.0, "membrane": 0.0}
+    without = render_field(
+        4, style=FieldStyle(context="stroma", precipitate=0.0, pigment=0.0, ghosts=0.0, **kwargs)
+    )
     with_decoys = render_field(
-        4, style=FieldStyle(context="stroma", precipitate=1.0, pigment=1.0, vessels=1.0)
+        4, style=FieldStyle(context="stroma", precipitate=1.0, pigment=1.0, ghosts=1.0, **kwargs)
     )
     assert not np.array_equal(without.pixels, with_decoys.pixels)
     np.testing.assert_array_equal(without.labels, with_decoys.labels)
     np.testing.assert_array_equal(without.is_cd8, with_decoys.is_cd8)
+
+
+@pytest.mark.parametrize("what", ["vessels", "membrane"])
+def test_cross_reaction_is_brown_without_cd8_cells(what):
+    """Endothelium and tumour membranes turn brown; there is no stained cell in it, only other nuclei."""
+    brown = []
+    for strength in (0.0, 1.0):
+        nothing = {
+            "precipitate": 0.0,
+            "pigment": 0.0,
+            "blush": 0.0,
+            "vessels": 0.0,
+            "membrane": 0.0,
+            "ink": 0.0,
+        }
+        style = FieldStyle(
+            context="margin", cd8_per_mm2=0, nuclear_stain=0.0, brown=1.0, **(nothing | {what: strength})
+        )
+        fields = [render_field(seed, style=style) for seed in range(60, 66)]
+        assert not any(field.is_cd8.any() for field in fields)
+        levels = np.concatenate([field.pixels.reshape(-1, 3) for field in fields]).astype(float)
+        brown.append(np.mean(levels[:, 0] - levels[:, 2]))
+    assert brown[1] > brown[0] + 0.5
+
+
+def test_stained_nuclei_count_as_stained():
+    """A nuclear marker: the share of tumour nuclei that is stained follows the style."""
+    style = FieldStyle(context="tumour", cd8_per_mm2=0, nuclear_stain=0.3, brown=1.0, ink=0.0)
+    fields = [render_field(seed, style=style) for seed in range(70, 78)]
+    stained = sum(int(field.is_cd8.sum()) for field in fields)
+    assert 0.1 < stained / sum(len(field.is_cd8) for field in fields) < 0.35
+
+
+def test_nobody_can_tell_under_ink():
+    style = FieldStyle(ink=1.0)
+    without = [render_field(seed, style=FieldStyle(ink=0.0)) for seed in range(8)]
+    inked = [render_field(seed, style=style) for seed in range(8)]
+    assert sum(len(f.is_cd8) for f in inked) < 0.95 * sum(len(f.is_cd8) for f in without)
 
 
 def test_fluorescence_shows_the_same_cells():

@@ -172,7 +172,7 @@ def test_cells_keep_apart(rendered):
     from scipy.spatial import cKDTree
 
     nearest = cKDTree(points).query(points, k=2)[0][:, 1]
-    assert (nearest > 3).mean() > 0.99
+    assert (nearest > 3).mean() > 0.98
 
 
 def test_a_nodule_has_its_border_all_round(tmp_path):

@@ -22,7 +22,7 @@ def cells():
             population.hepatocytes(rng, x[40:50], y[40:50]),
             population.lymphocytes(rng, x[50:60], y[50:60]),
             population.cd8_cells(rng, x[60:], y[60:], squeezed=round_cells, along=round_cells),
-            population.vessel_walls(rng, x[:3], y[:3], np.full(3, 9, np.float32), 0.6),
+            *population.vessels_along(rng, x[:3], y[:3], round_cells[:3], 0.6),
         ]
     )
 
