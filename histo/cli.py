@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Exit codes: 0 all slides done, 1 some slides failed, 2 bad usage or configuration.
+# Exit codes: 0 all slides (or images) done, 1 some failed, 2 bad usage or configuration.
 _SOME_FAILED = 1
 _BAD_USAGE = 2
 _INTERRUPTED = 130
@@ -116,6 +116,75 @@ def train(
 
 
 @app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the table, the summary and the pictures.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="NAME:PATH of an annotated dataset, e.g. lysto:/data/lysto.")
+    ] = None,
+    rendered: Annotated[
+        Literal["fields", "slides"] | None,
+        typer.Option(help="Evaluate on rendered images: fields as hard as they come, or typical slides."),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Pixel size in um, where the dataset does not say.")
+    ] = None,
+    part: Annotated[
+        Literal["test", "validation", "train", "all"] | None,
+        typer.Option(help="Part of the dataset; default: the published test part, or all if there is none."),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(help="How many rendered images (default 96), or at most so many images of a dataset."),
+    ] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(help="Of rendered images; default 5000000, which no training uses.")
+    ] = None,
+    kind: Annotated[
+        Literal["brightfield", "fluorescence", "both"] | None,
+        typer.Option(help="Of rendered images; default: brightfield."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help='File of weights, or "default": those of this package.')
+    ] = None,
+    detector: Annotated[
+        Literal["network", "kather2018"] | None,
+        typer.Option(help="What finds the cells: the network, or the published classical rule."),
+    ] = None,
+    config: ConfigOption = None,
+    edge_um: Annotated[
+        float | None,
+        typer.Option(min=0, help="Margin that is not scored, in um; default 0, of rendered images 16."),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="At most so many pictures of failures.")] = 12,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    settings: SetOption = None,
+) -> None:
+    """Measure how well cells are found on annotated images; write a table, a summary and failure pictures."""
+    from histo.evaluation.command import evaluate_command
+    from histo.run.device import choose_device
+
+    evaluation = evaluate_command(
+        out,
+        dataset=dataset,
+        rendered=rendered,
+        mpp=mpp,
+        part=part,
+        n=n,
+        first_seed=first_seed,
+        kind=kind,
+        weights=weights,
+        detector=detector,
+        config_path=config,
+        edge_um=edge_um,
+        n_pictures=pictures,
+        device=choose_device(device),
+        settings=settings or (),
+        console=Console(stderr=True),
+    )
+    raise typer.Exit(_SOME_FAILED if evaluation.failed else 0)
+
+
+@app.command()
 def render(
     out: Annotated[Path, typer.Option("--out", help="Folder for the slides and their truth.")],
     seed: Annotated[int, typer.Option(help="Same seed, same slides.")] = 1,
@@ -125,6 +194,21 @@ def render(
 
     cohort = demo_cohort(out, seed=seed)
     Console(stderr=True).print(f"{len(cohort.slides)} slides in {out}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    onnx: Annotated[Path, typer.Option("--onnx", help="ONNX file to write.")],
+    weights: Annotated[
+        str, typer.Option("--weights", help="A .safetensors file; default: the shipped weights.")
+    ] = "default",
+) -> None:
+    """Write the network as an ONNX file, to use it without this package."""
+    from histo.cells.onnx import export_onnx
+    from histo.cells.weights import load_weights
+
+    export_onnx(load_weights(weights), onnx)
+    Console(stderr=True).print(f"Network: {onnx}", soft_wrap=True)
 
 
 @app.command()
