@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from numpy import ndarray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from histo.cells.network import CellNet
 from histo.config import read_settings
+from histo.synthetic.field import FieldStyle
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -31,8 +42,55 @@ class FieldsConfig(_Section):
     test: Annotated[int, Field(ge=1)] = 48
     fluorescence_share: Share = 0.25
     first_seed: Annotated[int, Field(ge=0)] = 1_000_000
-    # Processes that render; changes nothing but the time.
+    # Processes that render, and that read datasets; changes nothing but the time.
     workers: Annotated[int, Field(ge=1)] = 2
+    # Folder where rendered fields are kept for the next run; changes nothing but the time.
+    cache: Path | None = None
+    # Share of rendered crops, relative to the weights of the datasets.
+    weight: NotNegative = 1.0
+    # What to fix instead of drawing, by the names of `FieldStyle`, in the training fields only: what is
+    # validated and tested on stays the same, so that recipes can be compared.
+    style: dict[str, Any] = {}
+
+    @field_validator("style")
+    @classmethod
+    def _style_is_known(cls, style: dict[str, Any]) -> dict[str, Any]:
+        names = [field.name for field in fields(FieldStyle)]
+        unknown = sorted(set(style) - set(names))
+        if unknown:
+            raise ValueError(f"no such choice: {', '.join(unknown)}; there are {', '.join(names)}")
+        hints = get_type_hints(FieldStyle)
+        for name, value in style.items():
+            if ndarray.__name__ in str(hints[name]):
+                continue  # an array: the renderer looks at its shape
+            try:
+                TypeAdapter(hints[name]).validate_python(value)
+            except ValidationError as error:
+                raise ValueError(f"{name}: {error.errors()[0]['msg']} (got {value!r:.80})") from None
+        return style
+
+
+class DatasetConfig(_Section):
+    """A dataset of annotated images, beside the rendered fields."""
+
+    # As `histo.datasets.open.open_dataset` knows it.
+    name: str
+    path: Path
+    # Share of the crops, relative to the other datasets and to `fields.weight`.
+    weight: Positive = 1.0
+    # um per pixel, where the files do not say.
+    mpp: Positive | None = None
+    # Share of the patients kept for validation and test, where no split is published.
+    validation: Share = 0.15
+    test: Share = 0.15
+    # More images than this are not looked at in validation.
+    max_validation: Annotated[int, Field(ge=1)] = 200
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> DatasetConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test leave nothing to train on")
+        return self
 
 
 class AugmentConfig(_Section):
@@ -52,6 +110,10 @@ class AugmentConfig(_Section):
     noise: NotNegative = 0.02
     # Share of crops that see no residual stain (the autofluorescence channel is optional).
     no_residual_share: Share = 0.2
+    # Share of crops turned by any angle (all are turned by right angles and flipped), and the standard
+    # deviation of the log of their magnification.
+    rotate_share: Share = 0.0
+    zoom: NotNegative = 0.0
 
 
 class LossConfig(_Section):
@@ -61,6 +123,8 @@ class LossConfig(_Section):
     dice: NotNegative = 0.5
     centre: NotNegative = 1.0
     offsets: NotNegative = 0.5
+    # Of images of which only the count of CD8+ cells is known.
+    count: NotNegative = 0.25
 
 
 class OptimiserConfig(_Section):
@@ -75,6 +139,9 @@ class OptimiserConfig(_Section):
     weight_decay: NotNegative = 1e-3
     clip_gradient: Positive = 1.0
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    # Stop after so many validations (about 15 in a run) without a better F1 of CD8+ cells, and keep the
+    # weights of the best. None: never.
+    patience_validations: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _whole_epochs(self) -> OptimiserConfig:
@@ -92,8 +159,14 @@ class TrainConfig(_Section):
     width: Annotated[int, Field(ge=4, le=128)] = 16
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
+    # How many of them; each computes its part of every batch.
+    devices: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=0)] = 0  # of the CPU; 0: as torch chooses
     fields: FieldsConfig = FieldsConfig()
+    datasets: tuple[DatasetConfig, ...] = ()
+    # Whose validation images are followed, may stop the run, and settle the centre threshold and the balance
+    # of the classes.
+    validate_on: Literal["both", "fields", "datasets"] = "both"
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -103,6 +176,24 @@ class TrainConfig(_Section):
         if self.optimiser.crop_px > self.fields.size_px:
             raise ValueError("optimiser.crop_px must not exceed fields.size_px")
         return self
+
+    @model_validator(mode="after")
+    def _something_is_drawn(self) -> TrainConfig:
+        if not self.datasets and self.fields.weight == 0:
+            raise ValueError("fields.weight is 0 and there are no datasets: nothing to train on")
+        if not self.datasets and self.validate_on == "datasets":
+            raise ValueError("validate_on is datasets, and there are none")
+        if self.optimiser.batch_size % self.devices:
+            raise ValueError("optimiser.batch_size must be a multiple of devices")
+        return self
+
+    def portable(self) -> dict[str, Any]:
+        """Return the configuration as JSON values that can be read back, without folders of this machine."""
+        values = self.model_dump(mode="json")
+        values["fields"]["cache"] = None
+        for dataset, own in zip(values["datasets"], self.datasets, strict=True):
+            dataset["path"] = own.path.name
+        return values
 
 
 def load_train_config(path: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -1,17 +1,13 @@
-"""Rendered fields as training samples.
+"""Batches of crops in stain space.
 
-Fields are rendered once and kept in memory in bytes. A batch is a pure function of the seed and its number,
-so that a resumed run sees what an uninterrupted one would have seen.
+Samples are kept in memory in bytes. A batch is a pure function of the seed, its number and the device that
+computes it, so that a resumed run sees what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from histo.stain.space import channel_scale
-from histo.synthetic.field import Field, render_field
 from histo.training.augment import (
     brightfield_amounts,
     estimated_vectors,
@@ -29,24 +23,12 @@ from histo.training.augment import (
     vary,
 )
 from histo.training.config import AugmentConfig, TrainConfig
-from histo.training.targets import PackedTargets, Targets, pack_targets, unpack_targets
+from histo.training.geometry import draw_view
+from histo.training.sample import RENDERED, Sample, Source
+from histo.training.targets import PackedTargets, Targets, unpack_targets
 
-Part = Literal["train", "validation", "test"]
-Kind = Literal["brightfield", "fluorescence"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A field with its packed targets and how its pixels become stain amounts.
-
-    background, full_scale : (3,) counts, for fluorescence.
-    """
-
-    kind: Kind
-    field: Field
-    targets: PackedTargets
-    background: NDArray[np.float32]
-    full_scale: NDArray[np.float32]
+# Real images come with estimates of their own: these have erred already.
+_NO_ERROR = {"default_vectors_share": 0.0, "vector_error_deg": 0.0, "white_point_error": 0.0}
 
 
 class Batch(NamedTuple):
@@ -56,64 +38,17 @@ class Batch(NamedTuple):
     targets: Targets
 
 
-def field_seeds(config: TrainConfig, part: Part) -> range:
-    """Return the seeds of the fields of a part; no two parts share one."""
-    fields = config.fields
-    start = {
-        "train": fields.first_seed,
-        "validation": fields.first_seed + fields.train,
-        "test": fields.first_seed + fields.train + fields.validation,
-    }[part]
-    return range(start, start + getattr(fields, part))
-
-
-def kind_of(index: int, fluorescence_share: float) -> Kind:
-    """Spread fluorescence evenly among fields: the kind of the field at a place in its part."""
-    before, after = int(index * fluorescence_share), int((index + 1) * fluorescence_share)
-    return "fluorescence" if after > before else "brightfield"
-
-
-def render_part(config: TrainConfig, part: Part) -> list[Sample]:
-    """Render all fields of a part, on `fields.workers` processes."""
-    share = config.fields.fluorescence_share
-    jobs = [(seed, kind_of(index, share)) for index, seed in enumerate(field_seeds(config, part))]
-    work = partial(render_sample, size_px=config.fields.size_px, mpp=config.mpp)
-    if config.fields.workers == 1 or len(jobs) < 8:
-        return [work(job) for job in jobs]
-    # Spawned: a fork would carry torch's threads along.
-    with ProcessPoolExecutor(config.fields.workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(work, jobs, chunksize=4))
-
-
-def render_sample(job: tuple[int, Kind], *, size_px: int, mpp: float) -> Sample:
-    """Render one field of a seed and kind."""
-    seed, kind = job
-    field = render_field(seed, size_px=size_px, mpp=mpp, kind=kind)
-    background, full_scale = np.zeros(3, np.float32), np.ones(3, np.float32)
-    if kind == "fluorescence":
-        background, full_scale = fluorescence_scale(field, seed)
-    return Sample(kind, field, pack_targets(field.labels, field.is_cd8, mpp), background, full_scale)
-
-
-def fluorescence_scale(field: Field, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return background and full scale (3,) of a field's channels, as inference fits them to a slide.
-
-    A field is not a slide: where it has few CD8+ cells, the slide may have brighter ones elsewhere. So the
-    scale of CD8 is that of the field for half the seeds, and up to 5 times that for the others.
-    """
-    flat = field.pixels.reshape(-1, 3)
-    fitted = [channel_scale(flat[:, i], dense=i == 0)[:2] for i in range(3)]
-    background, full_scale = np.array(fitted, np.float32).T
-    rng = np.random.default_rng([seed, 4])
-    if rng.random() < 0.5 and np.concatenate([[False], field.is_cd8])[field.labels].mean() < 0.03:
-        full_scale[1] *= np.exp(rng.uniform(0, 1.6))
-    return background, full_scale
-
-
 def clean_amounts(samples: Iterable[Sample], config: AugmentConfig, seed: int) -> list[Tensor]:
-    """Return the stain amounts of whole fields, (3, H, W) each, with errors of estimation only."""
+    """Return the stain amounts of whole images, (3, H, W) each, with errors of estimation only."""
+    real = config.model_copy(update=_NO_ERROR)
     return [
-        _amounts([sample], [sample.field.pixels], config, np.random.default_rng([seed, index]), jitter=0.0)[0]
+        _amounts(
+            [sample],
+            [sample.pixels],
+            config if sample.source == RENDERED else real,
+            np.random.default_rng([seed, index]),
+            jitter=0.0,
+        )[0]
         for index, sample in enumerate(samples)
     ]
 
@@ -123,15 +58,23 @@ class CropBatches(Dataset[Batch]):
 
     Parameters
     ----------
-    samples : rendered fields.
+    sources : what crops are drawn from; every crop from one of them, by their weights.
     config : of the run.
     epoch : batch i of epoch e is batch e * steps_per_epoch + i of the run.
+    rank : which of `config.devices` equal parts of each batch.
     """
 
-    def __init__(self, samples: list[Sample], config: TrainConfig, epoch: int) -> None:
-        self.samples = samples
+    def __init__(self, sources: Sequence[Source], config: TrainConfig, epoch: int, *, rank: int = 0) -> None:
+        self.sources = sources
         self.config = config
         self.epoch = epoch
+        self.rank = rank
+        # One answer for the whole run: every batch then has the same losses.
+        self._partial = bool(config.augment.rotate_share or config.augment.zoom) or any(
+            sample.targets is None or sample.targets.known is not None
+            for source in sources
+            for sample in source.samples
+        )
 
     def __len__(self) -> int:
         return self.config.optimiser.steps_per_epoch
@@ -139,16 +82,41 @@ class CropBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(index)
+        config, options = self.config, self.config.optimiser
         number = self.epoch * len(self) + index
-        rng = np.random.default_rng([self.config.seed, number])
-        size, crop = self.config.optimiser.batch_size, self.config.optimiser.crop_px
-        chosen = [self.samples[i] for i in rng.integers(0, len(self.samples), size)]
-        views = [_crop(sample, crop, rng) for sample in chosen]
-        jitter = self.config.augment.full_scale
-        amounts = _amounts(chosen, [pixels for pixels, _ in views], self.config.augment, rng, jitter=jitter)
+        # The first device draws what a single one would draw.
+        place = [config.seed, number] if self.rank == 0 else [config.seed, number, self.rank]
+        rng = np.random.default_rng(place)
+        chosen = self._draw(options.batch_size // config.devices, rng)
+        views = [
+            draw_view(sample, options.crop_px, config.augment, rng, mpp=config.mpp, partial=self._partial)
+            for sample in chosen
+        ]
+        pixels = [view.pixels for view in views]
+        amounts = _amounts(chosen, pixels, config.augment, rng, jitter=config.augment.full_scale)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        packed = PackedTargets(*(np.stack(parts) for parts in zip(*(t for _, t in views), strict=True)))
-        return Batch(vary(amounts, self.config.augment, generator), unpack_targets(packed))
+        stain = vary(amounts, config.augment, generator)
+        return Batch(stain, self._targets(chosen, [view.targets for view in views]))
+
+    def _draw(self, size: int, rng: np.random.Generator) -> list[Sample]:
+        if len(self.sources) == 1:
+            samples = self.sources[0].samples
+            return [samples[i] for i in rng.integers(0, len(samples), size)]
+        weights = np.array([source.weight for source in self.sources])
+        places = rng.choice(len(weights), size, p=weights / weights.sum())
+        drawn = [self.sources[i].samples for i in places]
+        return [samples[int(rng.integers(len(samples)))] for samples in drawn]
+
+    def _targets(self, chosen: list[Sample], packed: list[PackedTargets]) -> Targets:
+        classes, offsets, centre, known = zip(*packed, strict=True)
+        stacked = PackedTargets(
+            np.stack(classes), np.stack(offsets), np.stack(centre), np.stack(known) if self._partial else None
+        )
+        targets = unpack_targets(stacked)
+        if not self._partial:
+            return targets
+        count = [np.nan if sample.n_cd8 is None else sample.n_cd8 for sample in chosen]
+        return targets._replace(n_cd8=torch.tensor(count, dtype=torch.float32))
 
 
 def _amounts(
@@ -164,9 +132,9 @@ def _amounts(
     amounts = torch.empty(len(samples), 3, height, width)
     bright = [i for i, sample in enumerate(samples) if sample.kind == "brightfield"]
     if bright:
-        fields = [samples[i].field for i in bright]
-        white = np.stack([estimated_white_point(field.white_point, config, rng) for field in fields])
-        matrix = np.stack([estimated_vectors(field.stain_vectors, config, rng) for field in fields])
+        some = [samples[i] for i in bright]
+        white = np.stack([estimated_white_point(sample.white_point, config, rng) for sample in some])
+        matrix = np.stack([estimated_vectors(sample.stain_vectors, config, rng) for sample in some])
         levels = torch.from_numpy(np.stack([pixels[i] for i in bright]))
         amounts[bright] = brightfield_amounts(levels, torch.from_numpy(white), torch.from_numpy(matrix))
     dark = [i for i, sample in enumerate(samples) if sample.kind == "fluorescence"]
@@ -177,32 +145,3 @@ def _amounts(
         levels = torch.from_numpy(np.stack([pixels[i].astype(np.float32) for i in dark]))
         amounts[dark] = fluorescence_amounts(levels, torch.from_numpy(background), torch.from_numpy(scale))
     return amounts
-
-
-def _crop(sample: Sample, size: int, rng: np.random.Generator) -> tuple[NDArray[Any], PackedTargets]:
-    """Cut a random square and turn and flip it."""
-    height, width = sample.targets.classes.shape
-    # Even, so that the centre map's grid fits.
-    top = 2 * int(rng.integers(0, (height - size) // 2 + 1))
-    left = 2 * int(rng.integers(0, (width - size) // 2 + 1))
-    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-    rows, columns = slice(top, top + size), slice(left, left + size)
-    half_rows, half_columns = slice(top // 2, (top + size) // 2), slice(left // 2, (left + size) // 2)
-
-    def turned(array: NDArray[Any], axes: tuple[int, int]) -> NDArray[Any]:
-        out = np.rot90(array, turns, axes)
-        return np.flip(out, axes[1]) if flip else out
-
-    offsets = turned(sample.targets.offsets[:, rows, columns], (1, 2))
-    dx, dy = offsets[0], offsets[1]
-    for _ in range(turns):
-        # rot90 turns counter-clockwise in the picture: right becomes up, and up is -y.
-        dx, dy = dy, -dx
-    if flip:
-        dx = -dx
-    packed = PackedTargets(
-        turned(sample.targets.classes[rows, columns], (0, 1)),
-        np.stack([dx, dy]),
-        turned(sample.targets.centre[half_rows, half_columns], (0, 1)),
-    )
-    return turned(sample.field.pixels[rows, columns], (0, 1)), packed

@@ -1,4 +1,4 @@
-"""Scoring a network on whole fields whose cells are known."""
+"""Scoring a network on whole images whose cells are known."""
 
 from __future__ import annotations
 
@@ -9,30 +9,47 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from histo.cells.detect import CellDetector, TileCells
 from histo.cells.network import CellNet
 from histo.cells.table import CD8
 from histo.cells.weights import Weights
 from histo.config import CellsConfig
+from histo.datasets.image import CD8_POSITIVE, UNKNOWN
+from histo.evaluation.matching import Matching, match_centroids, pooled
+from histo.evaluation.score import RADII_UM
 from histo.slide.geometry import Box
 from histo.slide.tiles import Tile
-from histo.training.data import Sample
-from histo.training.metrics import Matching, match_centroids, pooled
+from histo.training.sample import RENDERED, Sample
 
-# A found cell counts where its centroid lies this close to a true one (Graham 2019 and the field's habit at
-# 0.25-0.5 um/px: about half a lymphocyte).
-MATCH_WITHIN_UM = 4.0
+# A found cell counts where its centroid lies this close to a true one.
+MATCH_WITHIN_UM = RADII_UM[0]
+_NOTHING = Matching(0, 0, 0)
 
 
 class Score(NamedTuple):
-    """Matching of CD8+ cells, other nuclei, and all cells whatever their class, pooled over fields."""
+    """Matching of CD8+ cells, other nuclei, and all cells whatever their class, pooled over images.
+
+    An image adds to what is known of its cells, and to nothing else.
+
+    counts : (found, true) CD8+ cells of each image of which only the count is known.
+    """
 
     cd8: Matching
     other: Matching
     every: Matching
     cd8_by_field: tuple[Matching, ...]
+    counts: tuple[tuple[int, int], ...] = ()
+
+
+class Found(NamedTuple):
+    """The cells found in an image, and the tile they were found in: its core is scored."""
+
+    cells: TileCells
+    tile: Tile
 
 
 def score_fields(
@@ -43,26 +60,53 @@ def score_fields(
     mpp: float,
     centre_threshold: float,
 ) -> Score:
-    """Find the cells of fields and match them to the true ones.
+    """Find the cells of images and match them to the true ones; see `find` and `score`."""
+    found = find(network, samples, amounts, mpp=mpp, centre_threshold=centre_threshold)
+    return score(samples, found, mpp)
 
-    Only the part of a field that is further from its edge than the halo is scored: the rest is not seen as
-    in a slide.
+
+def find(
+    network: CellNet,
+    samples: Sequence[Sample],
+    amounts: Sequence[Tensor],
+    *,
+    mpp: float,
+    centre_threshold: float,
+) -> list[Found]:
+    """Find the cells of images.
+
+    Of a rendered field only the part that is further from its edge than the halo is looked at: the rest is
+    not seen as in a slide. A real image is seen whole, with nothing round it.
 
     Parameters
     ----------
-    amounts : (3, H, W) stain amounts of each field.
+    amounts : (3, H, W) stain amounts of each image.
     """
     detector = _detector(network, mpp, centre_threshold)
     rows = []
     for sample, stain in zip(samples, amounts, strict=True):
-        tile = inner_tile(stain, detector)
-        found = detector.detect(stain[None], [tile])[0]
-        rows.append(_match(found, sample, tile, mpp))
+        if sample.source == RENDERED:
+            tile, seen = inner_tile(stain, detector), stain
+        else:
+            tile, seen = _whole_tile(stain, detector)
+        rows.append(Found(detector.detect(seen[None], [tile])[0], tile))
+    return rows
+
+
+def score(samples: Sequence[Sample], found: Sequence[Found], mpp: float) -> Score:
+    """Match the cells found in images to the true ones."""
+    rows = [_match(sample, *one, mpp) for sample, one in zip(samples, found, strict=True)]
+    counts = [
+        (int((one.cells.table["cell_class"] == CD8).sum()), sample.n_cd8)
+        for sample, one in zip(samples, found, strict=True)
+        if sample.n_cd8 is not None
+    ]
     return Score(
         pooled(row[0] for row in rows),
         pooled(row[1] for row in rows),
         pooled(row[2] for row in rows),
         tuple(row[0] for row in rows),
+        tuple(counts),
     )
 
 
@@ -90,22 +134,22 @@ def calibrate(
     thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6),
     logits: Sequence[float] = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0),
 ) -> Calibration:
-    """Settle the centre threshold and the balance of the classes on fields not trained on.
+    """Settle the centre threshold and the balance of the classes on images not trained on.
 
     The threshold is the highest whose F1 for all cells is within 0.005 of the best: rendered cells are easy
     to find, and what a higher threshold does not cost here it spares on real tissue. The logit is that with
     the least count bias of CD8+ cells among those whose F1 for them is within 0.005 of the best.
     """
 
-    def score(threshold: float, logit: float) -> Score:
+    def at(threshold: float, logit: float) -> Score:
         shifted = copy.deepcopy(network)
         shifted.shift_class(1, logit)
         return score_fields(shifted, samples, amounts, mpp=mpp, centre_threshold=threshold)
 
-    by_threshold = {threshold: score(threshold, 0.0) for threshold in thresholds}
+    by_threshold = {threshold: at(threshold, 0.0) for threshold in thresholds}
     best = max(np.nan_to_num(s.every.f1) for s in by_threshold.values())
     threshold = max(t for t, s in by_threshold.items() if np.nan_to_num(s.every.f1) >= best - 0.005)
-    by_logit = {logit: score(threshold, logit) for logit in logits}
+    by_logit = {logit: at(threshold, logit) for logit in logits}
     best = max(np.nan_to_num(s.cd8.f1) for s in by_logit.values())
     near = [x for x, s in by_logit.items() if np.nan_to_num(s.cd8.f1) >= best - 0.005]
     # Where no bias is defined (no CD8+ cell in view), the classes stay as they were trained.
@@ -120,6 +164,16 @@ def inner_tile(stain: Tensor, detector: CellDetector) -> Tile:
     return Tile(0, Box(halo, halo, width - 2 * halo, height - 2 * halo), Box(0, 0, width, height))
 
 
+def _whole_tile(stain: Tensor, detector: CellDetector) -> tuple[Tile, Tensor]:
+    """Return the tile that owns a whole image (..., H, W), and the image with nothing round it to read."""
+    height, width = stain.shape[-2:]
+    halo, multiple = detector.halo_px, detector.multiple
+    bottom, right = (-(-(size + halo) // multiple) * multiple for size in (height, width))
+    seen = F.pad(stain, (halo, right - width, halo, bottom - height))
+    read = Box(-halo, -halo, seen.shape[-1], seen.shape[-2])
+    return Tile(0, Box(0, 0, width, height), read), seen
+
+
 def _detector(network: CellNet, mpp: float, centre_threshold: float) -> CellDetector:
     state = {name: tensor.detach().cpu().float() for name, tensor in network.state_dict().items()}
     weights = Weights(state, network.width, mpp, centre_threshold, "in training")
@@ -128,21 +182,24 @@ def _detector(network: CellNet, mpp: float, centre_threshold: float) -> CellDete
         return CellDetector(weights, CellsConfig(), device=device)
 
 
-def _match(found: TileCells, sample: Sample, tile: Tile, mpp: float) -> tuple[Matching, Matching, Matching]:
-    field = sample.field
-    true = np.column_stack([field.x_um, field.y_um]).astype(np.float64)
+def _match(sample: Sample, cells: TileCells, tile: Tile, mpp: float) -> tuple[Matching, Matching, Matching]:
+    """Match CD8+ cells, other nuclei and all cells; nothing where it is not known where all of them are."""
+    if sample.labels is None:
+        return _NOTHING, _NOTHING, _NOTHING
+    true = sample.centroids_um
     low = np.array([tile.core.x, tile.core.y]) * mpp
     high = np.array([tile.core.right, tile.core.bottom]) * mpp
     seen = ((true >= low) & (true < high)).all(axis=1)
-    true, is_cd8 = true[seen], field.is_cd8[seen]
-    xy = found.table[["x_um", "y_um"]].to_numpy()
-    found_cd8 = (found.table["cell_class"] == CD8).to_numpy(bool)
+    true, is_cd8 = true[seen], sample.classes[seen] == CD8_POSITIVE
+    xy = cells.table[["x_um", "y_um"]].to_numpy()
+    found_cd8 = (cells.table["cell_class"] == CD8).to_numpy(bool)
 
-    def match(a: np.ndarray, b: np.ndarray) -> Matching:
+    def match(a: NDArray[np.float64], b: NDArray[np.float64]) -> Matching:
         return match_centroids(a, b, MATCH_WITHIN_UM)
 
+    classified = not (sample.classes == UNKNOWN).any()
     return (
-        match(xy[found_cd8], true[is_cd8]),
-        match(xy[~found_cd8], true[~is_cd8]),
-        match(xy, true),
+        match(xy[found_cd8], true[is_cd8]) if classified else _NOTHING,
+        match(xy[~found_cd8], true[~is_cd8]) if classified and sample.background_known else _NOTHING,
+        match(xy, true) if sample.background_known else _NOTHING,
     )

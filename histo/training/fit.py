@@ -11,25 +11,34 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from histo.cells.network import CellNet
 from histo.cells.weights import Weights, save_weights
 from histo.errors import ConfigError
 from histo.training.config import TrainConfig, load_train_config
-from histo.training.data import Sample, clean_amounts, render_part
+from histo.training.data import clean_amounts
 from histo.training.evaluate import Score, calibrate, score_fields
+from histo.training.fields import render_part
+from histo.training.images import OpenDataset, load_images, open_datasets
+from histo.training.log import log, log_file
 from histo.training.module import CellTraining
+from histo.training.sample import RENDERED, Part, Sample, Source
+
+# Followed where the run may stop early: the F1 of CD8+ cells in the validation images.
+_FOLLOWED = "validation/f1_cd8"
 
 
 def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
-    """Train a network on rendered fields.
+    """Train a network on rendered fields and datasets.
 
-    Writes to `out`: `config.yaml`, `checkpoints/`, `log/metrics.csv` (`log_2` and so on where it was
-    resumed), `metrics.json` and the weights. The centre threshold and the balance of the classes are
-    settled on the validation fields; the test fields are looked at once, at the end.
+    Writes to `out`: `config.yaml`, `train.log`, `checkpoints/`, `log/metrics.csv` and `tensorboard/log`
+    (`log_2` and so on where it was resumed), `metrics.json` and the weights. The centre threshold and the
+    balance of the classes are settled on the validation images; the test images are looked at once, at the
+    end.
 
     Parameters
     ----------
@@ -44,36 +53,111 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     Raises
     ------
     ConfigError : `out` holds a run and `resume` is False, or the run in it has another configuration.
+    DatasetError : a dataset is not there, not laid out as published, or damaged.
     """
-    _claim(config, out, resume)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    lightning.seed_everything(config.seed, verbose=False)
-    validation = render_part(config, "validation")
-    module = CellTraining(config, render_part(config, "train"), validation)
-    checkpoints = ModelCheckpoint(
-        dirpath=out / "checkpoints", save_last=True, save_top_k=1, save_on_train_epoch_end=True
-    )
+    # With several devices, each has a process that comes by here; the first one keeps the folder.
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if first:
+        _claim(config, out, resume)
+    with log_file(out / "train.log", quiet=not first):
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        lightning.seed_everything(config.seed, verbose=False)
+        datasets = open_datasets(config)
+        validation = _validation(config, datasets)
+        module = CellTraining(config, _sources(config, datasets), validation)
+        trainer = _trainer(config, out)
+        last = out / "checkpoints" / "last.ckpt"
+        start = last if resume and last.is_file() else None
+        if start is None or not _stopped(start, config):
+            trainer.fit(module, ckpt_path=start, weights_only=False)
+        path = out / f"{config.name}.safetensors"
+        if trainer.is_global_zero:
+            best = out / "checkpoints" / "best.ckpt"
+            kept = best if config.optimiser.patience_validations and best.is_file() else last
+            log.info("the weights of %s", kept.name)
+            _finish(_averaged(config, kept), config, datasets, validation, out, path)
+        return path
+
+
+def _sources(config: TrainConfig, datasets: list[OpenDataset]) -> list[Source]:
+    """Return what crops are drawn from."""
+    sources = []
+    if config.fields.weight > 0:
+        sources.append(Source(RENDERED, config.fields.weight, render_part(config, "train")))
+    for opened in datasets:
+        sources.append(Source(opened.title, opened.config.weight, load_images(opened, "train", config)))
+    return sources
+
+
+def _validation(config: TrainConfig, datasets: list[OpenDataset]) -> list[Sample]:
+    """Return the images that are followed in training."""
+    samples = render_part(config, "validation") if config.validate_on != "datasets" else []
+    if config.validate_on != "fields":
+        for opened in datasets:
+            samples += load_images(opened, "validation", config)
+    if not samples:
+        raise ConfigError(
+            "the datasets have no images for validation",
+            fix="Raise datasets.validation, or set validate_on to both",
+        )
+    return samples
+
+
+def _trainer(config: TrainConfig, out: Path) -> lightning.Trainer:
     options = config.optimiser
-    trainer = lightning.Trainer(
+    epochs = options.steps // options.steps_per_epoch
+    # The average of weights forgets the first steps at first; early stopping comes after validation.
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=out / "checkpoints", save_last=True, save_top_k=1, save_on_train_epoch_end=True
+        ),
+        _average(options.average_decay),
+    ]
+    if options.patience_validations is not None:
+        callbacks += [
+            EarlyStopping(
+                _FOLLOWED,
+                mode="max",
+                patience=options.patience_validations,
+                check_on_train_epoch_end=False,
+                # Without a CD8+ cell found yet there is no F1.
+                check_finite=False,
+            ),
+            ModelCheckpoint(
+                dirpath=out / "checkpoints",
+                filename="best",
+                monitor=_FOLLOWED,
+                mode="max",
+                save_top_k=1,
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            ),
+        ]
+    free = _free_log(out)
+    loggers: list[Logger] = [
+        CSVLogger(out, name="", version=free),
+        TensorBoardLogger(out, name="tensorboard", version=free),
+    ]
+    return lightning.Trainer(
         default_root_dir=out,
         accelerator="auto" if config.device == "auto" else config.device,
-        devices=1,
+        devices=config.devices,
+        strategy="auto" if config.devices == 1 else "ddp",
         precision=_precision(config),
-        max_epochs=options.steps // options.steps_per_epoch,
+        max_epochs=epochs,
         reload_dataloaders_every_n_epochs=1,
-        check_val_every_n_epoch=max(1, options.steps // options.steps_per_epoch // 15),
+        # The batches know which part of them is whose.
+        use_distributed_sampler=False,
+        check_val_every_n_epoch=max(1, epochs // 15),
         num_sanity_val_steps=0,
         gradient_clip_val=options.clip_gradient,
-        logger=CSVLogger(out, name="", version=_free_log(out)),
-        callbacks=[checkpoints, _average(options.average_decay)],
+        logger=loggers,
+        callbacks=callbacks,
         log_every_n_steps=options.steps_per_epoch,
         enable_model_summary=False,
         deterministic="warn",
     )
-    last = out / "checkpoints" / "last.ckpt"
-    trainer.fit(module, ckpt_path=last if resume and last.is_file() else None, weights_only=False)
-    return _finish(_averaged(config, last), config, validation, out)
 
 
 def _average(decay: float) -> WeightAveraging:
@@ -86,6 +170,19 @@ def _average(decay: float) -> WeightAveraging:
     return WeightAveraging(avg_fn=average)
 
 
+def _stopped(checkpoint: Path, config: TrainConfig) -> bool:
+    """Return whether the run had stopped early where it left a checkpoint."""
+    patience = config.optimiser.patience_validations
+    if patience is None:
+        return False
+    states = torch.load(checkpoint, map_location="cpu", weights_only=False)["callbacks"]
+    return any(
+        state.get("wait_count", 0) >= patience
+        for name, state in states.items()
+        if name.startswith(EarlyStopping.__name__)
+    )
+
+
 def _averaged(config: TrainConfig, checkpoint: Path) -> CellNet:
     """Return the network with the averaged weights of a checkpoint."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
@@ -94,33 +191,25 @@ def _averaged(config: TrainConfig, checkpoint: Path) -> CellNet:
     return module.network.eval()
 
 
-def _finish(network: CellNet, config: TrainConfig, validation: list[Sample], out: Path) -> Path:
+def _finish(
+    network: CellNet,
+    config: TrainConfig,
+    datasets: list[OpenDataset],
+    validation: list[Sample],
+    out: Path,
+    path: Path,
+) -> None:
     """Calibrate, measure, and write weights and metrics."""
     amounts = clean_amounts(validation, config.augment, config.seed)
     settled = calibrate(network, validation, amounts, mpp=config.mpp)
     threshold = settled.centre_threshold
     network.shift_class(1, settled.cd8_logit)
-    test = render_part(config, "test")
-    test_amounts = clean_amounts(test, config.augment, config.seed + 1)
     metrics = {
         "validation": _summary(settled.by_logit[settled.cd8_logit]),
         "validation_by_threshold": {f"{t:g}": _summary(s) for t, s in settled.by_threshold.items()},
         "validation_by_cd8_logit": {f"{x:g}": _summary(s) for x, s in settled.by_logit.items()},
-        "test": _summary(
-            score_fields(network, test, test_amounts, mpp=config.mpp, centre_threshold=threshold)
-        ),
+        **_test(network, config, datasets, threshold),
     }
-    for kind in ("brightfield", "fluorescence"):
-        chosen = [i for i, sample in enumerate(test) if sample.kind == kind]
-        if chosen:
-            score = score_fields(
-                network,
-                [test[i] for i in chosen],
-                [test_amounts[i] for i in chosen],
-                mpp=config.mpp,
-                centre_threshold=threshold,
-            )
-            metrics[f"test_{kind}"] = _summary(score)
     (out / "metrics.json").write_text(
         json.dumps({"centre_threshold": threshold, "cd8_logit": settled.cd8_logit, **metrics}, indent=2),
         encoding="utf-8",
@@ -131,11 +220,39 @@ def _finish(network: CellNet, config: TrainConfig, validation: list[Sample], out
         mpp=config.mpp,
         centre_threshold=threshold,
         name=config.name,
-        training={"config": config.model_dump(mode="json"), "test": metrics["test"]},
+        training={
+            "config": config.portable(),
+            "datasets": [opened.record() for opened in datasets],
+            "test": metrics["test"],
+        },
     )
-    path = out / f"{config.name}.safetensors"
     save_weights(weights, path)
-    return path
+
+
+def _test(
+    network: CellNet, config: TrainConfig, datasets: list[OpenDataset], threshold: float
+) -> dict[str, Any]:
+    """Measure on the test parts: "test" rendered fields, "test_<kind>" of them, "test_<dataset>"."""
+
+    def measure(samples: list[Sample], amounts: list[Tensor]) -> dict[str, Any]:
+        score = score_fields(network, samples, amounts, mpp=config.mpp, centre_threshold=threshold)
+        return _summary(score)
+
+    part: Part = "test"
+    fields = render_part(config, part)
+    amounts = clean_amounts(fields, config.augment, config.seed + 1)
+    metrics = {"test": measure(fields, amounts)}
+    for kind in ("brightfield", "fluorescence"):
+        chosen = [i for i, sample in enumerate(fields) if sample.kind == kind]
+        if chosen:
+            metrics[f"test_{kind}"] = measure([fields[i] for i in chosen], [amounts[i] for i in chosen])
+    for opened in datasets:
+        images = load_images(opened, part, config)
+        if images:
+            metrics[f"test_{opened.title}"] = measure(
+                images, clean_amounts(images, config.augment, config.seed)
+            )
+    return metrics
 
 
 def _summary(score: Score) -> dict[str, Any]:
@@ -147,6 +264,10 @@ def _summary(score: Score) -> dict[str, Any]:
             value = getattr(matching, measure)
             values[f"{measure}_{name}"] = None if math.isnan(value) else round(value, 4)
     values["n_true_cd8"] = score.cd8.true_positives + score.cd8.false_negatives
+    if score.counts:
+        values["n_counted_images"] = len(score.counts)
+        errors = [abs(found - true) for found, true in score.counts]
+        values["mean_count_error_cd8"] = round(sum(errors) / len(errors), 4)
     return values
 
 
@@ -174,9 +295,7 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
                 "this folder holds a training run", path=out, fix="Resume it, or choose another folder"
             )
         there = load_train_config(path)
-        # Where a run computes does not change what it is.
-        free = {"threads", "device"}
-        if there.model_dump(exclude=free) != config.model_dump(exclude=free):
+        if _what_counts(there) != _what_counts(config):
             raise ConfigError(
                 "the training run in this folder has another configuration",
                 path=path,
@@ -185,3 +304,12 @@ def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _what_counts(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings without those of where a run computes and what it keeps: they change nothing."""
+    values = config.portable()
+    for name in ("threads", "device"):
+        del values[name]
+    del values["fields"]["workers"]
+    return values

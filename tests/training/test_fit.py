@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from histo.cells.weights import load_weights
 from histo.errors import ConfigError
 from histo.training.config import TrainConfig, load_train_config
-from histo.training.data import CropBatches, field_seeds, kind_of, render_part, render_sample
+from histo.training.data import CropBatches
 from histo.training.evaluate import calibrate
+from histo.training.fields import render_part
 from histo.training.fit import train
+from histo.training.sample import RENDERED, Source
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -42,7 +48,8 @@ def finished(tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_run_leaves_weights_metrics_log_and_config(finished: Path, tiny: TrainConfig) -> None:
     weights = load_weights(str(finished / "cd8.safetensors"))
     assert weights.width == 4
-    assert weights.training["config"] == tiny.model_dump(mode="json")
+    assert TrainConfig.model_validate(weights.training["config"]) == tiny
+    assert weights.training["datasets"] == []
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["centre_threshold"] == weights.centre_threshold
     assert {"validation", "test", "validation_by_threshold", "test_brightfield"} <= set(metrics)
@@ -50,29 +57,123 @@ def test_a_run_leaves_weights_metrics_log_and_config(finished: Path, tiny: Train
     log = pd.read_csv(finished / "log" / "metrics.csv")
     assert log["train/total"].notna().sum() == 2
     assert log["validation/f1_other"].notna().sum() == 2
+    assert "4 train fields rendered in" in (finished / "train.log").read_text()
+
+
+def test_tensorboard_shows_curves_and_pictures(finished: Path) -> None:
+    events = EventAccumulator(str(finished / "tensorboard" / "log"), size_guidance={"images": 0})
+    events.Reload()
+    assert {"train/total", "train/centre", "validation/f1_cd8"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("train/total")) == 2
+    tags = events.Tags()["images"]
+    assert len(tags) == 2
+    for tag in tags:
+        shown = events.Images(tag)
+        assert [image.step for image in shown] == [2, 4]
+        # Two panels, twice as large.
+        assert (shown[0].height, shown[0].width) == (512, 1032)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(
     finished: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Stop where the second epoch asks for its first batch.
+    _interrupt(tiny, tmp_path, 1, monkeypatch)
+    _assert_same(train(tiny, tmp_path, resume=True), finished / "cd8.safetensors")
+
+
+def _interrupt(config: TrainConfig, out: Path, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop where an epoch asks for its first batch."""
     whole = CropBatches.__getitem__
 
     def stop(self: CropBatches, index: int) -> object:
-        if self.epoch == 1:
+        if self.epoch == epoch:
             raise RuntimeError("power cut")
         return whole(self, index)
 
     with monkeypatch.context() as patch:
         patch.setattr(CropBatches, "__getitem__", stop)
         with pytest.raises(RuntimeError, match="power cut"):
-            train(tiny, tmp_path)
-    resumed = load_weights(str(train(tiny, tmp_path, resume=True)))
-    straight = load_weights(str(finished / "cd8.safetensors"))
+            train(config, out, resume=out.exists() and any(out.iterdir()))
+
+
+def _assert_same(one: Path, other: Path) -> None:
+    resumed, straight = load_weights(str(one)), load_weights(str(other))
     for name, tensor in straight.state.items():
         torch.testing.assert_close(resumed.state[name], tensor, rtol=0, atol=0)
     assert resumed.centre_threshold == straight.centre_threshold
     assert resumed.sha256 == straight.sha256
+
+
+@pytest.fixture(scope="module")
+def mixed(tiny: TrainConfig, own_folder: Path) -> TrainConfig:
+    """Rendered fields and a folder; stops after the second validation, for nothing is found in either."""
+    values = tiny.model_dump(mode="json")
+    values["optimiser"] |= {"steps": 5, "steps_per_epoch": 1, "batch_size": 4, "patience_validations": 1}
+    values["augment"] |= {"rotate_share": 0.5, "zoom": 0.1}
+    values["datasets"] = [{"name": "folder", "path": str(own_folder), "validation": 0.25, "test": 0.25}]
+    return TrainConfig.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def stopped(mixed: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("mixed")
+    train(mixed, out)
+    return out
+
+
+def test_a_run_on_a_dataset_says_so_and_stops_early(
+    stopped: Path, mixed: TrainConfig, own_folder: Path
+) -> None:
+    log = pd.read_csv(stopped / "log" / "metrics.csv")
+    assert log["train/total"].notna().sum() == 2
+    assert log["train/total"].max() < 50
+    assert {"train/count", "validation/f1_cd8/folder", "validation/f1_cd8/rendered"} <= set(log.columns)
+    metrics = json.loads((stopped / "metrics.json").read_text())
+    assert metrics["test_folder"]["n_true_cd8"] > 0
+    training = load_weights(str(stopped / "cd8.safetensors")).training
+    assert [record["commercial_use"] for record in training["datasets"]] == [False]
+    assert "CC BY-NC 4.0" in (stopped / "train.log").read_text()
+    # The weights may travel: no folder of this machine in them.
+    assert str(own_folder.parent) not in json.dumps(dict(training))
+    assert TrainConfig.model_validate(training["config"]).optimiser == mixed.optimiser
+
+
+def test_a_mixed_run_that_may_stop_early_resumes_exactly(
+    stopped: Path, mixed: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _interrupt(mixed, tmp_path, 1, monkeypatch)
+    _assert_same(train(mixed, tmp_path, resume=True), stopped / "cd8.safetensors")
+    # Cut off after it had stopped, before the weights were written: it does not go on.
+    (tmp_path / "cd8.safetensors").unlink()
+    monkeypatch.setattr(CropBatches, "__getitem__", lambda *_: pytest.fail("trained on"))
+    _assert_same(train(mixed, tmp_path, resume=True), stopped / "cd8.safetensors")
+
+
+def test_what_is_kept_of_a_run_that_stopped_is_its_best(stopped: Path) -> None:
+    best = torch.load(stopped / "checkpoints" / "best.ckpt", weights_only=False)
+    last = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=False)
+    assert (best["global_step"], last["global_step"]) == (1, 2)
+    weights = load_weights(str(stopped / "cd8.safetensors")).state
+    name = "stem.0.weight" if "stem.0.weight" in weights else next(iter(weights))
+    torch.testing.assert_close(weights[name], best["state_dict"][f"network.{name}"], rtol=0, atol=0)
+
+
+def test_validation_needs_images(tiny: TrainConfig, own_folder: Path, tmp_path: Path) -> None:
+    values = tiny.model_dump(mode="json") | {"validate_on": "datasets"}
+    values["datasets"] = [{"name": "folder", "path": str(own_folder), "validation": 0, "test": 0}]
+    with pytest.raises(ConfigError, match="no images for validation"):
+        train(TrainConfig.model_validate(values), tmp_path)
+
+
+@pytest.mark.slow
+def test_two_devices_train_together(tiny: TrainConfig, tmp_path: Path) -> None:
+    values = tiny.model_dump(mode="json") | {"devices": 2}
+    config, out = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(values))
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(config), "--out", str(out)]
+    subprocess.run(command, check=True, timeout=300, cwd=tmp_path)
+    assert load_weights(str(out / "cd8.safetensors")).width == 4
+    assert pd.read_csv(out / "log" / "metrics.csv")["train/total"].notna().sum() == 2
 
 
 def test_a_folder_with_a_run_is_not_overwritten(finished: Path, tiny: TrainConfig) -> None:
@@ -83,23 +184,11 @@ def test_a_folder_with_a_run_is_not_overwritten(finished: Path, tiny: TrainConfi
         train(other, finished, resume=True)
 
 
-def test_parts_share_no_seed(tiny: TrainConfig) -> None:
-    parts = [set(field_seeds(tiny, part)) for part in ("train", "validation", "test")]
-    assert len(set.union(*parts)) == sum(map(len, parts)) == 8
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 25), (1.0, 100)])
-def test_fluorescence_is_spread_evenly(share: float, expected: int) -> None:
-    kinds = [kind_of(i, share) == "fluorescence" for i in range(100)]
-    assert sum(kinds) == expected
-    assert all(abs(sum(kinds[: i + 1]) - (i + 1) * share) < 1 for i in range(100))
-
-
 def test_batches_repeat_and_agree_with_their_targets(tiny: TrainConfig) -> None:
-    samples = render_part(tiny, "train")
-    batch, again = (CropBatches(samples, tiny, 1)[1] for _ in range(2))
+    sources = [Source(RENDERED, 1.0, render_part(tiny, "train"))]
+    batch, again = (CropBatches(sources, tiny, 1)[1] for _ in range(2))
     torch.testing.assert_close(batch.stain, again.stain, rtol=0, atol=0)
-    other = CropBatches(samples, tiny, 0)[1]
+    other = CropBatches(sources, tiny, 0)[1]
     assert not torch.equal(batch.stain, other.stain)
     # Whatever the turn: following the offset from any pixel of a cell leads to a high centre value.
     targets = batch.targets
@@ -117,14 +206,6 @@ def test_batches_repeat_and_agree_with_their_targets(tiny: TrainConfig) -> None:
     assert hits / total > 0.9
 
 
-def test_fluorescence_is_scaled_like_a_slide() -> None:
-    sample = render_sample((3, "fluorescence"), size_px=256, mpp=0.5)
-    assert sample.field.pixels.dtype == np.uint16
-    assert (sample.full_scale > 0).all()
-    nuclear = (sample.field.pixels[..., 0] - sample.background[0]) / sample.full_scale[0]
-    assert 0.5 < np.percentile(nuclear, 99) < 1.5
-
-
 def test_calibration_settles_on_candidates(tiny: TrainConfig, finished: Path) -> None:
     samples = render_part(tiny, "validation")
     network = load_weights(str(finished / "cd8.safetensors")).network()
@@ -139,7 +220,7 @@ def test_calibration_settles_on_candidates(tiny: TrainConfig, finished: Path) ->
 
 def test_the_shipped_config_is_the_one_of_the_shipped_weights() -> None:
     config = load_train_config(ROOT / "configs" / "train_synthetic.yaml")
-    assert load_weights().training["config"] == config.model_dump(mode="json")
+    assert TrainConfig.model_validate(load_weights().training["config"]) == config
 
 
 @pytest.mark.parametrize(
@@ -150,6 +231,12 @@ def test_the_shipped_config_is_the_one_of_the_shipped_weights() -> None:
         ("optimiser.crop_px=100", "multiple of 8"),
         ("fields.trian=3", "trian"),
         ("width", "key=value"),
+        ("fields.weight=0", "nothing to train on"),
+        ("validate_on=datasets", "there are none"),
+        ("devices=3", "multiple of devices"),
+        ("datasets=[{name: folder, path: x, validation: 0.6, test: 0.4}]", "nothing to train on"),
+        ("datasets=[{name: folder}]", "path"),
+        ("optimiser.patience_validations=0", "greater than or equal to 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(override: str, message: str) -> None:
