@@ -73,8 +73,11 @@ class TissueConfig(_Section):
 
 
 class CellsConfig(_Section):
-    """The network and the decoding of its maps to cells."""
+    """What finds the cells, and what counts as one."""
 
+    # "kather2018": the published classical rule instead of the network, for comparison; brightfield only.
+    detector: Literal["network", "kather2018"] = "network"
+    # Of the network only, as precision and centre_threshold.
     weights: str = "default"
     # bfloat16 is several times faster where the processor has it, and may move single cells.
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -168,6 +171,20 @@ class Config(_Section):
     def _sizes_are_ordered(self) -> Config:
         if self.cells.min_area_um2 >= self.cells.max_area_um2:
             raise ValueError("cells.min_area_um2 must be below cells.max_area_um2")
+        return self
+
+    @model_validator(mode="after")
+    def _detector_fits(self) -> Config:
+        if self.cells.detector == "network":
+            return self
+        if self.stain.kind != "brightfield":
+            raise ValueError(
+                f"cells.detector {self.cells.detector} is a rule for brightfield, not fluorescence"
+            )
+        plain = CellsConfig()
+        for name in ("weights", "precision", "centre_threshold"):
+            if getattr(self.cells, name) != getattr(plain, name):
+                raise ValueError(f"cells.{name} has no effect with cells.detector {self.cells.detector}")
         return self
 
     def fingerprint(self) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from histo.config import Config, FluorescenceStain, load_config
+from histo.config import BrightfieldStain, Config, FluorescenceStain, load_config
 from histo.errors import ConfigError, PixelSizeError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -69,3 +69,26 @@ def test_errors_say_what_where_and_what_to_do_and_survive_pickling() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) == "a.svs: no pixel size. Give one with --mpp"
     assert isinstance(again, PixelSizeError)
+
+
+def test_the_classical_rule_is_a_setting_that_changes_results() -> None:
+    rule = load_config(CONFIGS / "kather2018.yaml")
+    assert rule.cells.detector == "kather2018"
+    # The published stain vectors and white, fixed.
+    assert rule.stain == BrightfieldStain(estimate_within_deg=0, white_point=(255.0, 255.0, 255.0))
+    assert load_config(None, ["cells.detector=kather2018"]).fingerprint() != Config().fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "says"),
+    [
+        ("cd8_mif.yaml", "cells.detector=kather2018", "brightfield"),
+        ("kather2018.yaml", "cells.weights=mine.safetensors", "cells.weights has no effect"),
+        ("kather2018.yaml", "cells.centre_threshold=0.3", "cells.centre_threshold has no effect"),
+        ("kather2018.yaml", "cells.precision=bfloat16", "cells.precision has no effect"),
+        ("kather2018.yaml", "cells.detector=kather2017", "cells.detector"),
+    ],
+)
+def test_what_does_not_go_with_the_classical_rule_is_refused(config: str, override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(CONFIGS / config, [override])

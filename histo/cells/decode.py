@@ -11,18 +11,23 @@ No Python loop over pixels or cells.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial import cKDTree
-from skimage.measure import label as connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
-from histo.cells.network import N_CLASSES, Maps
+from histo.cells.instances import (
+    Instances,
+    fill_holes,
+    largest_parts,
+    no_instances,
+    number_by_centroid,
+)
+from histo.cells.network import Maps
 
 # A peak is the largest value within this many pixels of the centre map (twice the pixel size) to each side.
 _PEAK_RADIUS: Final = 2
@@ -30,28 +35,8 @@ _PEAK_RADIUS: Final = 2
 _VOTE_RADIUS: Final = 4
 # No cell reaches further from its peak than this (pixels); its centroid therefore lies within it too.
 _MAX_RADIUS_PX: Final = 22
-# Holes up to this size are filled (pixels); larger ones are not inside one cell's nucleus.
-_MAX_HOLE_PX: Final = 160
 # What can change a cell lies within this distance of its centroid (pixels), beside the network's own reach.
 REACH_PX: Final = 2 * _MAX_RADIUS_PX
-
-
-class Instances(NamedTuple):
-    """Instances of one tile, in the order of their centroids (row, then column).
-
-    labels : (H, W) int32, 0 where there is none, else 1 ... n.
-    area_px : (n,) int64.
-    row_sum, column_sum : (n,) int64 sums of the rows and columns of the pixels: exact, whatever the tile.
-    occupied : (H, W) where any pixel belongs to a cell, kept or not.
-    class_probability : (n, 3) float64 mean probability of background, CD8+ cell, other nucleus.
-    """
-
-    labels: NDArray[np.int32]
-    occupied: NDArray[np.bool_]
-    area_px: NDArray[np.int64]
-    row_sum: NDArray[np.int64]
-    column_sum: NDArray[np.int64]
-    class_probability: NDArray[np.float64]
 
 
 def decode(
@@ -98,11 +83,11 @@ def _decode_one(
     peak_rows, peak_columns = _resolve_plateaus(peaks)
     rows, columns = np.nonzero(foreground)
     if len(peak_rows) == 0 or len(rows) == 0:
-        return _no_instances(shape, np.zeros(shape, bool))
+        return no_instances(np.zeros(shape, bool))
     voted = np.zeros(shape, np.int32)
     votes = _at(offsets, rows, columns) / np.float32(mpp)
     voted[rows, columns] = _join_peaks(rows, columns, votes, shape, peak_rows, peak_columns)
-    return _measure(_fill_holes(_largest_parts(voted)), voted > 0, classes, limits_px)
+    return _measure(fill_holes(largest_parts(voted)), voted > 0, classes, limits_px)
 
 
 def _at(values: Tensor, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -168,87 +153,25 @@ def _nearest_peak(
     return inner
 
 
-def _largest_parts(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Keep each instance's largest part (connected by sides), of equal ones the first in reading order."""
-    parts: NDArray[Any] = connected_components(  # type: ignore[no-untyped-call]
-        labels, connectivity=1, background=0
-    )
-    inside = np.flatnonzero(parts)
-    part = parts.ravel()[inside]
-    size = np.bincount(part)
-    owner = np.zeros(len(size), np.int32)
-    owner[part] = labels.ravel()[inside]
-    # Parts are numbered in reading order; sorted so that the first of each owner is the one to keep.
-    order = np.lexsort((np.arange(len(size)), -size, owner))
-    order = order[owner[order] > 0]
-    _, first = np.unique(owner[order], return_index=True)
-    keep = np.zeros(len(size), bool)
-    keep[order[first]] = True
-    out = np.zeros_like(labels)
-    out.ravel()[inside] = np.where(keep[part], labels.ravel()[inside], 0)
-    return out
-
-
-def _fill_holes(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Give each small hole that lies within one instance to it."""
-    gaps, n = ndimage.label(labels == 0, np.ones((3, 3)))
-    if n < 2:
-        return labels
-    size = np.bincount(gaps.ravel(), minlength=n + 1)
-    small = (size <= _MAX_HOLE_PX) & (np.arange(n + 1) > 0)
-    pixels = np.flatnonzero(small[gaps.ravel()])
-    if len(pixels) == 0:
-        return labels
-    height, width = labels.shape
-    rows, columns = np.divmod(pixels, width)
-    gap = gaps.ravel()[pixels]
-    lowest = np.full(n + 1, np.iinfo(np.int32).max, np.int32)
-    highest = np.zeros(n + 1, np.int32)
-    for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-        y, x = rows + dy, columns + dx
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        neighbour = labels[np.where(inside, y, 0), np.where(inside, x, 0)]
-        # Open to the tile's edge: not enclosed.
-        highest[gap[~inside]] = np.iinfo(np.int32).max
-        touching = inside & (neighbour > 0)
-        np.minimum.at(lowest, gap[touching], neighbour[touching])
-        np.maximum.at(highest, gap[touching], neighbour[touching])
-    filled = labels.copy()
-    filled.ravel()[pixels] = np.where(lowest[gap] == highest[gap], lowest[gap], 0)
-    return filled
-
-
 def _measure(
     labels: NDArray[np.int32],
     occupied: NDArray[np.bool_],
     classes: Tensor,
     limits_px: tuple[float, float],
 ) -> Instances:
-    """Drop instances outside the area limits and number the rest by their centroids."""
+    """Drop instances outside the area limits, number the rest and say what they are."""
     rows, columns = np.nonzero(labels)
     owner = labels[rows, columns]
-    area = np.bincount(owner)
-    # Sums below 2**53 are exact in the float64 of bincount.
-    row_sum = np.bincount(owner, rows).astype(np.int64)
-    column_sum = np.bincount(owner, columns).astype(np.int64)
-    kept = np.flatnonzero((area >= max(limits_px[0], 1)) & (area <= limits_px[1]))
-    kept = kept[kept > 0]
-    if len(kept) == 0:
-        return _no_instances(labels.shape, occupied)
-    order = np.lexsort((column_sum[kept] / area[kept], row_sum[kept] / area[kept]))
-    kept = kept[order]
-    number = np.zeros(len(area), np.int32)
-    number[kept] = np.arange(1, len(kept) + 1)
+    cells = number_by_centroid(rows, columns, owner, limits_px)
+    if len(cells.kept) == 0:
+        return no_instances(occupied)
     out = np.zeros_like(labels)
-    out[rows, columns] = number[owner]
+    out[rows, columns] = cells.number[owner]
 
     logits = _at(classes, rows, columns)
     exponent = np.exp(logits - logits.max(axis=0))
-    share = exponent / exponent.sum(axis=0)
-    mean = np.stack([np.bincount(owner, channel, minlength=len(area))[kept] for channel in share], axis=1)
-    return Instances(out, occupied, area[kept], row_sum[kept], column_sum[kept], mean / area[kept, None])
-
-
-def _no_instances(shape: tuple[int, int], occupied: NDArray[np.bool_]) -> Instances:
-    nothing = np.zeros(0, np.int64)
-    return Instances(np.zeros(shape, np.int32), occupied, nothing, nothing, nothing, np.zeros((0, N_CLASSES)))
+    share = exponent[1:] / exponent.sum(axis=0)
+    total = np.stack([np.bincount(owner, channel)[cells.kept] for channel in share], axis=1)
+    cell_class = total.argmax(axis=1)
+    probability = total[np.arange(len(total)), cell_class] / cells.area_px
+    return Instances(out, occupied, cells.area_px, cells.row_sum, cells.column_sum, cell_class, probability)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histo.cells.compartments import stain_means
-from histo.cells.decode import REACH_PX, Instances, decode
+from histo.cells.decode import REACH_PX, decode
+from histo.cells.instances import Instances
 from histo.cells.network import Maps, folded
 from histo.cells.outlines import outlines
 from histo.cells.table import CELL_CLASSES, DETECTION_COLUMNS, cell_frame
@@ -57,6 +58,7 @@ class CellDetector:
     mpp : um per pixel that tiles must have.
     halo_px : margin that a tile's read box must have around its core.
     multiple : the edges of read boxes must lie on multiples of it.
+    name, sha256 : what finds the cells, in outputs; both change whenever the cells may.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class CellDetector:
         self.device = torch.device(device)
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         network = weights.network()
+        self.name = f"network {weights.name}"
+        self.sha256 = weights.sha256
         self.mpp = weights.mpp
         self.multiple = network.multiple
         self._margin_px = network.receptive_radius_px
@@ -102,7 +106,7 @@ class CellDetector:
         ------
         ValueError : a box does not fit the tensor, lies off the grid of `multiple`, or has too narrow a halo.
         """
-        self._check(stain, tiles)
+        check_tiles(stain, tiles, halo_px=self.halo_px, multiple=self.multiple)
         m = self._margin_px
         with torch.inference_mode():
             batch = stain.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
@@ -124,60 +128,84 @@ class CellDetector:
                 area_um2=(self.config.min_area_um2, self.config.max_area_um2),
             )
         amounts = stain[..., m:-m, m:-m].float().cpu().numpy()
-        return [self._owned(*item) for item in zip(found, amounts, tiles, strict=True)]
+        return [
+            owned_cells(instances, stain_of, tile, margin_px=m, mpp=self.mpp, config=self.config)
+            for instances, stain_of, tile in zip(found, amounts, tiles, strict=True)
+        ]
 
-    def _check(self, stain: Tensor, tiles: Sequence[Tile]) -> None:
-        if stain.ndim != 4 or stain.shape[0] != len(tiles) or stain.shape[1] != len(STAINS):
-            raise ValueError(
-                f"expected ({len(tiles)}, {len(STAINS)}, H, W) stain amounts, got {tuple(stain.shape)}"
-            )
-        for tile in tiles:
-            core, read = tile.core, tile.read
-            if (read.height, read.width) != tuple(stain.shape[-2:]):
-                raise ValueError(f"tile {tile.index} reads {read}, the tensor is {tuple(stain.shape)}")
-            if any(edge % self.multiple for edge in (read.x, read.y, read.width, read.height)):
-                raise ValueError(f"tile {tile.index}: {read} is not on the grid of {self.multiple} pixels")
-            halo = min(core.x - read.x, core.y - read.y, read.right - core.right, read.bottom - core.bottom)
-            if halo < self.halo_px:
-                raise ValueError(f"tile {tile.index} has a halo of {halo} pixels, {self.halo_px} are needed")
 
-    def _owned(self, found: Instances, stain: NDArray[np.float32], tile: Tile) -> TileCells:
-        m, mpp = self._margin_px, self.mpp
-        left, top = tile.read.x + m, tile.read.y + m
-        # Sums over the slide's own pixel numbers are exact: the centroid is the same from every tile.
-        column_sum = found.column_sum + found.area_px * left
-        row_sum = found.row_sum + found.area_px * top
-        owned = np.flatnonzero(
-            _holds(tile.core.x, tile.core.width, column_sum, found.area_px)
-            & _holds(tile.core.y, tile.core.height, row_sum, found.area_px)
+def check_tiles(stain: Tensor, tiles: Sequence[Tile], *, halo_px: int, multiple: int) -> None:
+    """Raise ValueError unless tiles and stain amounts fit each other and the detector.
+
+    Parameters
+    ----------
+    stain : (N, 3, H, W) over the read boxes of the N tiles.
+    halo_px : least margin of a read box around its core.
+    multiple : of the edges of read boxes.
+    """
+    if stain.ndim != 4 or stain.shape[0] != len(tiles) or stain.shape[1] != len(STAINS):
+        raise ValueError(
+            f"expected ({len(tiles)}, {len(STAINS)}, H, W) stain amounts, got {tuple(stain.shape)}"
         )
-        number = np.zeros(len(found.area_px) + 1, np.int32)
-        number[owned + 1] = np.arange(1, len(owned) + 1)
-        labels = number[found.labels]
-        area = found.area_px[owned]
-        probability = found.class_probability[owned, 1:]
-        cell_class = probability.argmax(axis=1)
-        half_ring_px = max(1, round(self.config.ring_width_um / mpp / 2))
-        nucleus, ring = stain_means(stain, labels, found.occupied, half_ring_px=half_ring_px)
-        table = cell_frame(
-            {
-                "cell_id": np.arange(1, len(owned) + 1),
-                "x_um": (column_sum[owned] / area + 0.5) * mpp,
-                "y_um": (row_sum[owned] / area + 0.5) * mpp,
-                "cell_class": np.array(CELL_CLASSES, object)[cell_class],
-                "probability": probability[np.arange(len(owned)), cell_class],
-                "area_um2": area * mpp**2,
-                **{f"{name}_nucleus_mean": nucleus[:, i] for i, name in enumerate(STAINS)},
-                **{f"{name}_ring_mean": ring[:, i] for i, name in enumerate(STAINS)},
-            },
-            DETECTION_COLUMNS,
-        )
-        polygons = outlines(
-            labels, mpp=mpp, origin_px=(left, top), tolerance_um=self.config.outline_tolerance_um
-        )
-        whole = np.zeros((tile.read.height, tile.read.width), np.int32)
-        whole[m:-m, m:-m] = labels
-        return TileCells(table, polygons, whole)
+    for tile in tiles:
+        core, read = tile.core, tile.read
+        if (read.height, read.width) != tuple(stain.shape[-2:]):
+            raise ValueError(f"tile {tile.index} reads {read}, the tensor is {tuple(stain.shape)}")
+        if any(edge % multiple for edge in (read.x, read.y, read.width, read.height)):
+            raise ValueError(f"tile {tile.index}: {read} is not on the grid of {multiple} pixels")
+        halo = min(core.x - read.x, core.y - read.y, read.right - core.right, read.bottom - core.bottom)
+        if halo < halo_px:
+            raise ValueError(f"tile {tile.index} has a halo of {halo} pixels, {halo_px} are needed")
+
+
+def owned_cells(
+    found: Instances,
+    stain: NDArray[np.float32],
+    tile: Tile,
+    *,
+    margin_px: int,
+    mpp: float,
+    config: CellsConfig,
+) -> TileCells:
+    """Keep the instances whose centroid lies in the tile's core; outline and measure them.
+
+    Parameters
+    ----------
+    found : over the tile's read box less `margin_px` on each side.
+    stain : (3, H, W) amounts over the same pixels.
+    """
+    m = margin_px
+    left, top = tile.read.x + m, tile.read.y + m
+    # Sums over the slide's own pixel numbers are exact: the centroid is the same from every tile.
+    column_sum = found.column_sum + found.area_px * left
+    row_sum = found.row_sum + found.area_px * top
+    owned = np.flatnonzero(
+        _holds(tile.core.x, tile.core.width, column_sum, found.area_px)
+        & _holds(tile.core.y, tile.core.height, row_sum, found.area_px)
+    )
+    number = np.zeros(len(found.area_px) + 1, np.int32)
+    number[owned + 1] = np.arange(1, len(owned) + 1)
+    labels = number[found.labels]
+    area = found.area_px[owned]
+    half_ring_px = max(1, round(config.ring_width_um / mpp / 2))
+    nucleus, ring = stain_means(stain, labels, found.occupied, half_ring_px=half_ring_px)
+    table = cell_frame(
+        {
+            "cell_id": np.arange(1, len(owned) + 1),
+            "x_um": (column_sum[owned] / area + 0.5) * mpp,
+            "y_um": (row_sum[owned] / area + 0.5) * mpp,
+            "cell_class": np.array(CELL_CLASSES, object)[found.cell_class[owned]],
+            "probability": found.probability[owned],
+            "area_um2": area * mpp**2,
+            **{f"{name}_nucleus_mean": nucleus[:, i] for i, name in enumerate(STAINS)},
+            **{f"{name}_ring_mean": ring[:, i] for i, name in enumerate(STAINS)},
+        },
+        DETECTION_COLUMNS,
+    )
+    polygons = outlines(labels, mpp=mpp, origin_px=(left, top), tolerance_um=config.outline_tolerance_um)
+    whole = np.zeros((tile.read.height, tile.read.width), np.int32)
+    whole[m : whole.shape[0] - m, m : whole.shape[1] - m] = labels
+    return TileCells(table, polygons, whole)
 
 
 def _holds(start: int, size: int, total: NDArray[np.int64], area: NDArray[np.int64]) -> NDArray[np.bool_]:

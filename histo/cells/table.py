@@ -20,7 +20,7 @@ DETECTION_COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "x_um": np.dtype(np.float64),  # centroid
     "y_um": np.dtype(np.float64),
     "cell_class": np.dtype(object),  # one of CELL_CLASSES
-    "probability": np.dtype(np.float32),  # of that class, mean over the cell
+    "probability": np.dtype(np.float32),  # of that class, mean over the cell; NaN: the detector gives none
     "area_um2": np.dtype(np.float32),
     # Mean stain amount in the nucleus (the inside) and the ring (the band along the outline); optical density
     # for brightfield, normalised intensity for fluorescence: the summary says which.

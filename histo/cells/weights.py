@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ FORMAT: Final = "histo cells"
 VERSION: Final = 1
 
 _SHIPPED: Final = {"default": "cd8.safetensors"}
+_SHIPPED_LICENCE: Final = "Apache-2.0"
 _HEADER_KEY: Final = "histo"
 
 
@@ -44,6 +45,7 @@ class Weights:
     name : what they are called in outputs.
     sha256 : of the file; "" before they are saved.
     training : how they came to be (configuration, metrics), as JSON values.
+    licence : "" where none is stated.
     """
 
     state: Mapping[str, Tensor]
@@ -53,6 +55,7 @@ class Weights:
     name: str
     sha256: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
     classes: tuple[str, ...] = CLASSES
     stains: tuple[str, ...] = STAINS
     amount_range: tuple[float, float] = AMOUNT_RANGE
@@ -85,6 +88,7 @@ def save_weights(weights: Weights, path: Path) -> Weights:
         "width": weights.width,
         "centre_threshold": weights.centre_threshold,
         "training": dict(weights.training),
+        "licence": weights.licence,
     }
     state = {
         name: (
@@ -114,7 +118,8 @@ def load_weights(name_or_path: str = "default") -> Weights:
     if name_or_path in _SHIPPED:
         resource = resources.files("histo.cells") / "weights" / _SHIPPED[name_or_path]
         with resources.as_file(resource) as path:
-            return _read(path)
+            weights = _read(path)
+        return replace(weights, licence=weights.licence or _SHIPPED_LICENCE)
     return _read(Path(name_or_path))
 
 
@@ -147,6 +152,7 @@ def _read(path: Path) -> Weights:
             name=str(header["name"]),
             sha256=hashlib.sha256(content).hexdigest(),
             training=dict(header["training"]),
+            licence=str(header.get("licence", "")),
         )
         weights.network()
     except (KeyError, TypeError, ValueError) as error:

@@ -135,8 +135,8 @@ class SlideSummary(_Record):
     histo_version: str
     config_name: str
     config_sha256: str
-    weights_name: str
-    weights_sha256: str
+    detector_name: str  # "network ..." or "rule ..."
+    detector_sha256: str
     annotations: str | None
     image: ImageSummary
     tissue: TissueSummary

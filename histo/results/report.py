@@ -86,7 +86,7 @@ def methods_sentence(summary: SlideSummary) -> str:
         else ""
     )
     return (
-        f"CD8+ cells were segmented with histo {summary.histo_version} (network {summary.weights_name}, "
+        f"CD8+ cells were segmented with histo {summary.histo_version} ({summary.detector_name}, "
         f"configuration {summary.config_name}). {stain} A density is the number of CD8+ cells whose centroid "
         "lies in assessed tissue, divided by the area of that tissue, with an exact Poisson interval "
         f"(Garwood 1936, Biometrika 28:437); a share has a Wilson interval (Wilson 1927, JASA 22:209).{zones}"

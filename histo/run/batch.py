@@ -30,8 +30,7 @@ from rich.progress import (
 )
 
 from histo import __version__
-from histo.cells.detect import CellDetector
-from histo.cells.weights import Weights, load_weights
+from histo.cells.build import Detector, build_detector
 from histo.cohort.manifest import Manifest, ManifestRow
 from histo.config import Config
 from histo.errors import ConfigError, HistoError
@@ -82,7 +81,7 @@ def run_batch(
 ) -> BatchResult:
     """Analyse slides and folders of slides into `out`.
 
-    Finished slides whose content, configuration, weights, annotations and pixel size are unchanged are kept.
+    Finished slides whose content, configuration, detector, annotations and pixel size are unchanged are kept.
 
     Parameters
     ----------
@@ -108,14 +107,12 @@ def run_batch(
         raise ConfigError("the annotations folder does not exist", path=annotations)
     _make_folder(out)
     return_freed_memory()
-    weights = load_weights(config.cells.weights)
-    device = choose_device(config.run.device)
-    detector = CellDetector(weights, config.cells, device=device, precision=config.cells.precision)
+    detector = build_detector(config.cells, choose_device(config.run.device))
     console.print(
-        f"histo {__version__}: {len(slides)} slides, {config.name}, network {weights.name} on "
-        f"{describe_device(device)}"
+        f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on "
+        f"{describe_device(detector.device)}"
     )
-    record = _Record(config, weights, describe_device(device), len(slides))
+    record = _Record(config, detector, len(slides))
     rows: list[SlideRow] = []
     n_kept = 0
     ids = slide_ids(slides)
@@ -184,7 +181,7 @@ def _one_slide(
     job: SlideJob,
     entry: ManifestRow | None,
     config: Config,
-    detector: CellDetector,
+    detector: Detector,
     progress: TileProgress,
 ) -> tuple[SlideRow, bool]:
     site = None if entry is None else entry.site
@@ -233,8 +230,7 @@ class _Record:
     """What `run.json` says of a run."""
 
     config: Config
-    weights: Weights
-    device: str
+    detector: Detector
     n_slides: int
     seconds_by_slide: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -247,8 +243,8 @@ class _Record:
             "complete": len(rows) == self.n_slides,
             "config": self.config.model_dump(mode="json"),
             "config_sha256": self.config.fingerprint(),
-            "weights": {"name": self.weights.name, "sha256": self.weights.sha256},
-            "device": self.device,
+            "detector": {"name": self.detector.name, "sha256": self.detector.sha256},
+            "device": describe_device(self.detector.device),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "seconds": round(time.monotonic() - self.started, 2),

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from histo.cells.detect import CellDetector, TileCells
+from histo.cells.build import Detector
+from histo.cells.detect import TileCells
 from histo.config import RunConfig
 from histo.errors import TileReadError
 from histo.slide import Box, Slide
@@ -29,7 +30,7 @@ def detect_tiles(
     slide: Slide,
     plan: TilePlan,
     stain: StainTransform,
-    detector: CellDetector,
+    detector: Detector,
     config: RunConfig,
     progress: TileProgress | None,
 ) -> Iterator[tuple[Tile, TileCells | TileReadError]]:
@@ -59,8 +60,8 @@ def detect_tiles(
 
         def begin(tiles: list[Tile], pixels: list[NDArray[Any]]) -> None:
             amounts = stain(torch.from_numpy(np.stack(pixels)).to(detector.device))
-            maps = detector.predict(amounts, tiles)
-            decoding.append((tiles, decoder.submit(detector.cells, maps, amounts, tiles)))
+            found = detector.predict(amounts, tiles)
+            decoding.append((tiles, decoder.submit(detector.cells, found, amounts, tiles)))
 
         def finished(at_most_left: int) -> Iterator[tuple[Tile, TileCells]]:
             while len(decoding) > at_most_left:
@@ -108,7 +109,7 @@ def _batches(
         yield tiles, pixels, None
 
 
-def _pieces(tile: Tile, detector: CellDetector) -> Iterator[Tile]:
+def _pieces(tile: Tile, detector: Detector) -> Iterator[Tile]:
     """Cut a tile into small ones with halos of their own: a damaged spot costs no more than it must."""
     halo, size = detector.halo_px, -(-_PIECE_PX // detector.multiple) * detector.multiple
     core = tile.core

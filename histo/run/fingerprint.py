@@ -1,4 +1,4 @@
-"""What makes a finished slide still valid: its content, the configuration, the weights, the annotations."""
+"""What makes a finished slide still valid: its content, the configuration, the detector, the annotations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def slide_fingerprint(
     path: Path,
     config: Config,
     *,
-    weights_sha256: str,
+    detector_sha256: str,
     annotations: Path | None,
     mpp: float | None,
 ) -> str:
@@ -32,7 +32,7 @@ def slide_fingerprint(
         "version": __version__,
         "slide": content_sha256(path),
         "config": config.fingerprint(),
-        "weights": weights_sha256,
+        "detector": detector_sha256,
         "annotations": None if annotations is None else _file_sha256(annotations),
         "mpp_um": mpp,
     }

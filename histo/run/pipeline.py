@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from scipy import ndimage
 
 from histo import __version__
-from histo.cells.detect import CellDetector
+from histo.cells.build import Detector
 from histo.cells.table import CD8, CELL_COLUMNS, cell_frame
 from histo.config import Config
 from histo.errors import TileReadError
@@ -63,7 +63,7 @@ class SlideJob:
 
 
 def analyse_slide(
-    job: SlideJob, config: Config, detector: CellDetector, progress: TileProgress | None = None
+    job: SlideJob, config: Config, detector: Detector, progress: TileProgress | None = None
 ) -> tuple[SlideSummary, bool]:
     """Analyse one slide into its results folder, or keep what is there where it is still valid.
 
@@ -83,7 +83,7 @@ def analyse_slide(
     fingerprint = slide_fingerprint(
         job.path,
         config,
-        weights_sha256=detector.weights.sha256,
+        detector_sha256=detector.sha256,
         annotations=annotations_path,
         mpp=job.mpp_flag or job.mpp_manifest,
     )
@@ -125,7 +125,7 @@ def _analyse(
     job: SlideJob,
     folder: Path,
     config: Config,
-    detector: CellDetector,
+    detector: Detector,
     annotations_path: Path | None,
     fingerprint: str,
     progress: TileProgress | None,
@@ -222,8 +222,8 @@ def _analyse(
         histo_version=__version__,
         config_name=config.name,
         config_sha256=config.fingerprint(),
-        weights_name=detector.weights.name,
-        weights_sha256=detector.weights.sha256,
+        detector_name=detector.name,
+        detector_sha256=detector.sha256,
         annotations=None if annotations_path is None else str(annotations_path),
         image=image_summary(slide),
         tissue=TissueSummary(

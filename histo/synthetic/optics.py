@@ -62,7 +62,7 @@ def draw_look(rng: np.random.Generator) -> Look:
         stain_vectors=vectors,
         white_point=np.clip(grey + rng.normal(0, 3.0, 3), 210, 254).astype(np.float32),
         counterstain=float(np.exp(rng.uniform(np.log(0.16), np.log(1.15)))),
-        brown=float(np.exp(rng.uniform(np.log(0.65), np.log(1.8)))),
+        brown=float(np.exp(rng.uniform(np.log(0.75), np.log(1.8)))),
         # One field in ten is out of focus.
         blur_um=float(rng.uniform(0.1, 0.55) if rng.random() < 0.9 else rng.uniform(0.55, 1.1)),
         sharpen=float(max(0.0, rng.uniform(-0.4, 0.9))),

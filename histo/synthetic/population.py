@@ -320,7 +320,7 @@ def vessels_along(
     n, steps = len(x), 26
     if n == 0:
         return []
-    look = rng.choice(3, n, p=(0.5, 0.3, 0.2))
+    look = rng.choice(3, n, p=(0.6, 0.15, 0.25))
     strand, tangle, ring = look == 0, look == 1, look == 2
     step = rng.uniform(1.6, 3.2, n)
     radius = rng.uniform(4.5, 13, n)
@@ -371,8 +371,8 @@ def vessels_along(
         label=UNLABELLED,
     )
     parts.append(replace(wash, edge_um=np.full(m, 2.0, np.float32)))
-    # Nuclei of the wall lie along it; in a tangle they are cut every way and packed.
-    nuclei = here & (rng.random((n, steps)) < np.where(tangle, 0.4, 0.15)[:, None])
+    # Nuclei of the wall lie along it.
+    nuclei = here & (rng.random((n, steps)) < 0.15)
     aside = rng.choice([-1.0, 1.0], nuclei.shape) * (open_um[:, None] + rng.uniform(0, 1.5, nuclei.shape))
     cells = spindle_cells(
         rng,
@@ -381,19 +381,79 @@ def vessels_along(
         heading[nuclei].astype(np.float32),
     )
     m = len(cells)
-    packed = np.broadcast_to(tangle[:, None], nuclei.shape)[nuclei]
     parts.append(
         replace(
             cells,
-            nucleus_length_um=as_float(
-                np.where(packed, rng.uniform(3.2, 4.8, m), cells.nucleus_length_um * 0.8)
-            ),
-            nucleus_width_um=as_float(
-                np.where(packed, rng.uniform(2.4, 3.8, m), cells.nucleus_width_um * rng.uniform(0.9, 1.6, m))
-            ),
+            nucleus_length_um=cells.nucleus_length_um * np.float32(0.8),
+            nucleus_width_um=as_float(cells.nucleus_width_um * rng.uniform(0.9, 1.6, m)),
         )
     )
     return parts
+
+
+def capillary_knots(rng: np.random.Generator, x: FloatArray, y: FloatArray, brown: float) -> list[Cells]:
+    """Capillaries cut every way: packed nuclei under a patchy haze, with broken brown threads between them.
+
+    Parameters
+    ----------
+    x, y : (n,) where the groups lie. brown : strength.
+    """
+    reach = 16
+    dx, dy = lattice(rng, (-reach, -reach, 2 * reach, 2 * reach), float(rng.uniform(6.8, 9.0)), 0.15)
+    n = len(x)
+    size = rng.uniform(7, reach, n)
+    flat = np.exp(rng.normal(0, 0.35, n))
+    turn = rng.uniform(0, np.pi, n)
+    along = (dx * np.cos(turn)[:, None] + dy * np.sin(turn)[:, None]) / flat[:, None]
+    across = (dy * np.cos(turn)[:, None] - dx * np.sin(turn)[:, None]) * flat[:, None]
+    inside = np.hypot(along, across) < size[:, None]
+    shake = rng.normal(0, 0.6, (2, *inside.shape))
+    nx = (x[:, None] + dx + shake[0])[inside].astype(np.float32)
+    ny = (y[:, None] + dy + shake[1])[inside].astype(np.float32)
+    strength = np.broadcast_to(brown * np.exp(rng.normal(0, 0.3, (n, 1))), inside.shape)[inside]
+    m = len(nx)
+    radius = rng.uniform(2.7, 4.0, m)
+    aspect = np.exp(rng.uniform(0, 0.3, m))
+    nuclei = _make(
+        _base(rng, nx, ny, 0.06),
+        nucleus_length_um=radius * aspect,
+        nucleus_width_um=radius / aspect,
+        nuclear=_lognormal(rng, 0.7, 0.3, m),
+        vesicular=rng.uniform(0, 0.6, m),
+    )
+    # Of the ring round a nucleus only pieces are there, thick and thin.
+    pieces = 9
+    angle = (np.arange(pieces) + rng.uniform(0, 1, (m, 1))) * (2 * np.pi / pieces)
+    seen = rng.random((m, pieces)) < rng.uniform(0.1, 0.75, (m, 1))
+    out = (radius[:, None] + rng.normal(0.7, 0.6, (m, pieces)))[seen]
+    k = len(out)
+    threads = _make(
+        _base(
+            rng,
+            (np.broadcast_to(nx[:, None], seen.shape)[seen] + out * np.cos(angle[seen])).astype(np.float32),
+            (np.broadcast_to(ny[:, None], seen.shape)[seen] + out * np.sin(angle[seen])).astype(np.float32),
+            0.15,
+        ),
+        length_um=rng.uniform(0.9, 2.6, k),
+        width_um=rng.uniform(0.4, 1.3, k),
+        angle=angle[seen] + np.pi / 2 + rng.normal(0, 0.5, k),
+        nucleus_length_um=0.1,
+        nucleus_width_um=0.1,
+        brown=np.broadcast_to(strength[:, None], seen.shape)[seen] * np.exp(rng.normal(0, 0.5, k)),
+        label=UNLABELLED,
+    )
+    hazy = rng.random(m) < 0.7
+    h = int(hazy.sum())
+    haze = _make(
+        _base(rng, nx[hazy] + as_float(rng.normal(0, 2, h)), ny[hazy] + as_float(rng.normal(0, 2, h)), 0.1),
+        length_um=rng.uniform(2, 6, h),
+        width_um=rng.uniform(2, 5, h),
+        nucleus_length_um=0.1,
+        nucleus_width_um=0.1,
+        brown=strength[hazy] * rng.uniform(0.1, 0.7, h),
+        label=UNLABELLED,
+    )
+    return [nuclei, threads, replace(haze, edge_um=rng.uniform(2, 4, h).astype(np.float32))]
 
 
 def cd8_cells(
@@ -427,7 +487,7 @@ def cd8_cells(
     # Looks: line, ring with stained cytoplasm, blot over the nucleus, solid; some cut beside the nucleus.
     blot = (rng.random(n) > 0.55 + 0.4 * crispness) | filled
     no_nucleus = rng.random(n) < 0.13
-    faint = np.where(rng.random(n) < 0.1, rng.uniform(0.45, 0.7, n), 1)
+    faint = np.where(rng.random(n) < 0.1, rng.uniform(0.5, 0.75, n), 1)
     amount = _lognormal(rng, 1, 0.27, n) * faint
     body = np.where(blot, rng.uniform(0.75, 1.1, n), rng.uniform(0.12, 0.55, n) * (1.25 - crispness))
     over = np.where(blot, rng.uniform(0.0, 0.4, n), rng.uniform(0.0, 0.12, n))
@@ -499,11 +559,15 @@ def decoys(
     x, y = scattered(pigment * 2500, 8)
     inside = in_tissue(x, y)
     parts.append(debris(rng, x[inside], y[inside], float(rng.uniform(0.25, 0.7))))
-    x, y = scattered(vessels * 420, float(rng.choice([1, 1, 3])))
+    x, y = scattered(vessels * 600, float(rng.choice([1, 1, 3])))
     here = weights_at(x, y)
     inside = here[STROMA] + 0.3 * here[TUMOUR] > 0.25
     x, y = x[inside], y[inside]
-    parts += vessels_along(rng, x, y, along(x, y), float(np.exp(rng.uniform(np.log(0.15), np.log(1.3)))))
+    knots = rng.random(len(x)) < 0.4
+    # From a breath to black.
+    strength = float(np.exp(rng.uniform(np.log(0.1), np.log(1.0))))
+    parts += vessels_along(rng, x[~knots], y[~knots], along(x[~knots], y[~knots]), strength)
+    parts += capillary_knots(rng, x[knots], y[knots], strength)
     x, y = scattered(ghosts * 1500, 1)
     inside = in_tissue(x, y)
     parts.append(ghost_nuclei(rng, x[inside], y[inside]))

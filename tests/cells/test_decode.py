@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from histo.cells.decode import Instances, decode
+from histo.cells.decode import decode
+from histo.cells.instances import Instances
 from histo.cells.network import Maps
 
 Discs = Callable[..., NDArray[np.int32]]
@@ -36,8 +37,9 @@ def test_drawn_cells_come_back(draw_discs: Discs, true_maps: TrueMaps) -> None:
     assert len(pairs) == labels.max() + 1
     drawn = pairs[1:][np.argsort(pairs[1:, 1]), 0]
     np.testing.assert_array_equal(found.area_px, np.bincount(labels.ravel())[drawn])
-    np.testing.assert_array_equal(found.class_probability[:, 1] > 0.5, is_cd8[drawn - 1])
-    np.testing.assert_allclose(found.class_probability.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found.cell_class == 0, is_cd8[drawn - 1])
+    # Logits of +-6: the class has 1 / (1 + 2 exp(-12)).
+    np.testing.assert_allclose(found.probability, 1 / (1 + 2 * np.exp(-12)), rtol=1e-6)
 
 
 def test_numbers_follow_the_centroids(draw_discs: Discs, true_maps: TrueMaps) -> None:
@@ -104,7 +106,7 @@ def test_nothing_gives_nothing() -> None:
     empty.classes[:, 0] = 5
     for found in decode(empty, mpp=0.5, centre_threshold=0.3, area_um2=(10, 400)):
         assert len(found.area_px) == 0
-        assert found.class_probability.shape == (0, 3)
+        assert found.probability.shape == found.cell_class.shape == (0,)
         assert not found.labels.any()
 
 

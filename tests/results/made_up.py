@@ -76,8 +76,8 @@ def make_summary(slide_id: str = "slide-1", *, assessable: bool = True, **change
         "histo_version": "0.1.0",
         "config_name": "cd8_ihc",
         "config_sha256": "a" * 64,
-        "weights_name": "default",
-        "weights_sha256": "b" * 64,
+        "detector_name": "network default",
+        "detector_sha256": "b" * 64,
         "annotations": "slide-1.geojson" if assessable else None,
         "image": ImageSummary(
             width_px=81234,

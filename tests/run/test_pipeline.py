@@ -13,6 +13,7 @@ import tifffile
 import zarr
 from slides import ArraySlide
 
+from histo.cells.build import Detector, build_detector
 from histo.cells.detect import CellDetector
 from histo.cells.table import CD8, CELL_COLUMNS
 from histo.cells.weights import load_weights
@@ -24,6 +25,8 @@ from histo.slide import Box
 from histo.synthetic.field import render_field
 from histo.synthetic.slide import RenderedSlide
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
 NARROW = [
     "regions.inner_margin_um=150",
     "regions.outer_margin_um=150",
@@ -32,7 +35,7 @@ NARROW = [
 ]
 
 
-def analyse(path: Path, folder: Path, detector: CellDetector, config: Config | None = None) -> SlideSummary:
+def analyse(path: Path, folder: Path, detector: Detector, config: Config | None = None) -> SlideSummary:
     job = SlideJob(path=path, slide_id="small", folder=folder)
     return analyse_slide(job, config or load_config(None, NARROW), detector)[0]
 
@@ -234,6 +237,22 @@ def test_a_damaged_tile_is_counted_out_and_listed(
     cells = pd.read_parquet(tmp_path / "small" / "cells.parquet")
     inside = cells["x_px"].between(bad.x, bad.right) & cells["y_px"].between(bad.y, bad.bottom)
     assert not inside.any()
+
+
+def test_the_classical_rule_goes_the_same_way(
+    done: tuple[SlideSummary, Path], rendered: RenderedSlide, tmp_path: Path
+) -> None:
+    config = load_config(CONFIGS / "kather2018.yaml", NARROW)
+    summary = analyse(rendered.slide, tmp_path / "rule", build_detector(config.cells), config)
+    assert summary.detector_name == "rule kather2018"
+    assert summary.fingerprint != done[0].fingerprint
+    assert summary.n_cd8 > 0
+    cells = pd.read_parquet(tmp_path / "rule" / "cells.parquet")
+    # It has no probabilities: no value, rather than 0 or 1.
+    assert cells["probability"].isna().all()
+    assert (cells["cell_class"] == CD8).sum() >= summary.n_cd8
+    shapes = geopandas.read_file(f"/vsigzip/{tmp_path / 'rule' / 'cells.geojson.gz'}")
+    assert len(shapes) == len(cells)
 
 
 def test_a_slide_of_glass_gives_an_empty_result(detector: CellDetector, tmp_path: Path) -> None:
