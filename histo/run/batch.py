@@ -11,8 +11,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +34,7 @@ from histo.cohort.manifest import Manifest, ManifestRow
 from histo.config import Config
 from histo.errors import ConfigError, HistoError
 from histo.results.atomic import write_text
+from histo.results.log_file import log_file
 from histo.results.slides_table import SlideRow, write_slides_table
 from histo.run.detect import TileProgress
 from histo.run.device import choose_device, describe_device
@@ -117,7 +117,7 @@ def run_batch(
     n_kept = 0
     ids = slide_ids(slides)
     try:
-        with _log_file(out / "run.log"), _progress(console) as progress:
+        with log_file(out / "run.log"), _progress(console) as progress:
             log.info("histo %s: %d slides, %s", __version__, len(slides), config.name)
             for name in () if manifest is None else manifest.unused(slides):
                 log.warning("the manifest names %r, which is not among the slides", name)
@@ -207,22 +207,6 @@ def _progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
     )
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Keep what is logged during the run in a file too; runs add to it."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        handler.close()
 
 
 @dataclass

@@ -340,7 +340,7 @@ def _typical_ground(ground: Ground, rng: np.random.Generator) -> Ground:
         precipitate=min(ground.precipitate, 0.03),
         pigment=min(ground.pigment, 0.08),
         blush=min(ground.blush, 0.15),
-        vessels=min(ground.vessels, 0.2),
+        vessels=min(ground.vessels, 0.05),
         ghosts=min(ground.ghosts, 0.4),
         membrane=0.0,
         nuclear_stain=0.0,

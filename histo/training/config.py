@@ -127,6 +127,14 @@ class LossConfig(_Section):
     count: NotNegative = 0.25
 
 
+class CalibrationConfig(_Section):
+    """What turns maps into cells; None: settled on the validation images at the end of the run."""
+
+    centre_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    # Added to the logit of CD8+ cells.
+    cd8_logit: float | None = None
+
+
 class OptimiserConfig(_Section):
     """AdamW, one cycle of a cosine, and the average of weights that is kept."""
 
@@ -154,6 +162,8 @@ class TrainConfig(_Section):
     """Everything a training run needs to know."""
 
     name: str = "cd8"
+    # Of the weights, as far as that of the data allows; "" where none is stated.
+    licence: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     mpp: Positive = 0.5
     width: Annotated[int, Field(ge=4, le=128)] = 16
@@ -169,6 +179,7 @@ class TrainConfig(_Section):
     validate_on: Literal["both", "fields", "datasets"] = "both"
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
 
     @model_validator(mode="after")

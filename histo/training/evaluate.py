@@ -110,6 +110,11 @@ def score(samples: Sequence[Sample], found: Sequence[Found], mpp: float) -> Scor
     )
 
 
+# Candidates of a calibration.
+THRESHOLDS = (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
+CD8_LOGITS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What is settled after training.
@@ -131,8 +136,8 @@ def calibrate(
     amounts: Sequence[Tensor],
     *,
     mpp: float,
-    thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6),
-    logits: Sequence[float] = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0),
+    thresholds: Sequence[float] = THRESHOLDS,
+    logits: Sequence[float] = CD8_LOGITS,
 ) -> Calibration:
     """Settle the centre threshold and the balance of the classes on images not trained on.
 

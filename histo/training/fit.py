@@ -19,12 +19,13 @@ from torch import Tensor
 from histo.cells.network import CellNet
 from histo.cells.weights import Weights, save_weights
 from histo.errors import ConfigError
+from histo.results.log_file import log_file
 from histo.training.config import TrainConfig, load_train_config
 from histo.training.data import clean_amounts
-from histo.training.evaluate import Score, calibrate, score_fields
+from histo.training.evaluate import CD8_LOGITS, THRESHOLDS, Score, calibrate, score_fields
 from histo.training.fields import render_part
 from histo.training.images import OpenDataset, load_images, open_datasets
-from histo.training.log import log, log_file
+from histo.training.log import log
 from histo.training.module import CellTraining
 from histo.training.sample import RENDERED, Part, Sample, Source
 
@@ -37,8 +38,8 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
 
     Writes to `out`: `config.yaml`, `train.log`, `checkpoints/`, `log/metrics.csv` and `tensorboard/log`
     (`log_2` and so on where it was resumed), `metrics.json` and the weights. The centre threshold and the
-    balance of the classes are settled on the validation images; the test images are looked at once, at the
-    end.
+    balance of the classes, unless the configuration gives them, are settled on the validation images; the
+    test images are looked at once, at the end.
 
     Parameters
     ----------
@@ -201,7 +202,15 @@ def _finish(
 ) -> None:
     """Calibrate, measure, and write weights and metrics."""
     amounts = clean_amounts(validation, config.augment, config.seed)
-    settled = calibrate(network, validation, amounts, mpp=config.mpp)
+    given = config.calibration
+    settled = calibrate(
+        network,
+        validation,
+        amounts,
+        mpp=config.mpp,
+        thresholds=THRESHOLDS if given.centre_threshold is None else (given.centre_threshold,),
+        logits=CD8_LOGITS if given.cd8_logit is None else (given.cd8_logit,),
+    )
     threshold = settled.centre_threshold
     network.shift_class(1, settled.cd8_logit)
     metrics = {
@@ -220,6 +229,7 @@ def _finish(
         mpp=config.mpp,
         centre_threshold=threshold,
         name=config.name,
+        licence=config.licence,
         training={
             "config": config.portable(),
             "datasets": [opened.record() for opened in datasets],

@@ -1,4 +1,4 @@
-"""What a training run tells while it goes on: progress, and a log file."""
+"""What a training run tells while it goes on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
-from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -51,23 +49,3 @@ def _tracked(results: Iterable[Result], total: int, what: str) -> Iterator[Resul
         if number * 10 // total > (number - 1) * 10 // total and number < total:
             log.info("%d of %d %s (%.0f s)", number, total, what, time.monotonic() - start)
         yield result
-
-
-@contextmanager
-def log_file(path: Path, *, quiet: bool = False) -> Iterator[None]:
-    """Keep what is logged during the run in a file too; a resumed run adds to it. `quiet`: do not."""
-    if quiet:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        handler.close()

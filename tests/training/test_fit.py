@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from histo.cells.weights import load_weights
 from histo.errors import ConfigError
-from histo.training.config import TrainConfig, load_train_config
+from histo.training.config import CalibrationConfig, TrainConfig, load_train_config
 from histo.training.data import CropBatches
 from histo.training.evaluate import calibrate
 from histo.training.fields import render_part
@@ -216,6 +216,15 @@ def test_calibration_settles_on_candidates(tiny: TrainConfig, finished: Path) ->
     assert (settled.centre_threshold, settled.cd8_logit) == (0.4, 0.0)
     assert set(settled.by_threshold) == {0.2, 0.4}
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_calibration_that_is_given_is_taken(tiny: TrainConfig, tmp_path: Path) -> None:
+    given = CalibrationConfig(centre_threshold=0.37, cd8_logit=-0.75)
+    weights = load_weights(str(train(tiny.model_copy(update={"calibration": given}), tmp_path / "out")))
+    assert weights.centre_threshold == 0.37
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["cd8_logit"] == -0.75
+    assert list(metrics["validation_by_threshold"]) == ["0.37"]
 
 
 def test_the_shipped_config_is_the_one_of_the_shipped_weights() -> None:
