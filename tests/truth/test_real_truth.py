@@ -17,11 +17,13 @@ IMAGES = ("ki67", "cd31", "fhl2", "fihc4")
 CLASSES = {"positive", "negative", "uncertain_stain", "uncertain"}
 # F1 at 4 um: below it, the shipped weights no longer are what the model card says.
 FLOORS = {
-    "ki67": {"dots": 0.88, "dots_positive": 0.79},
-    "cd31": {"dots": 0.79},
-    "fhl2": {"dots": 0.78},
-    "fihc4": {"dots": 0.93, "dots_positive": 0.80},
+    "ki67": {"dots": 0.89, "dots_positive": 0.86},
+    "cd31": {"dots": 0.75},
+    "fhl2": {"dots": 0.74},
+    "fihc4": {"dots": 0.93, "dots_positive": 0.85},
 }
+# False CD8+ calls per mm2 where there is no T cell: what the shipped weights do, and some.
+CEILINGS = {"cd31": 170.0, "fhl2": 35.0}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,8 @@ def test_the_shipped_weights_reach_their_floor(
     numbers = benchmark.measure(image, found, dots, data_dir)
     for what, floor in FLOORS[name].items():
         assert numbers[what]["f1"] >= floor, (what, numbers[what])
+    if name in CEILINGS:
+        assert numbers["false_cd8_per_mm2"] <= CEILINGS[name]
 
 
 def test_a_cell_counts_in_its_field_only_and_spared_dots_count_neither_way(benchmark: ModuleType) -> None:
