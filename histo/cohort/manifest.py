@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +56,19 @@ def read_manifest(path: Path) -> Manifest:
     ConfigError : the file cannot be read, or does not fit; every mistake is listed, with its line.
     """
     try:
-        frame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep=None, engine="python"
-        )
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        with warnings.catch_warnings():
+            # Lines of more values than there are columns would else be shifted, or lose a value.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                dtype=str,
+                keep_default_na=False,
+                index_col=False,
+                encoding="utf-8-sig",
+                sep=None,
+                engine="python",
+            )
+    except (OSError, ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise ConfigError(f"the manifest cannot be read ({error})", path=path) from None
     frame.columns = frame.columns.str.strip().str.lower()
     if "slide" not in frame.columns:

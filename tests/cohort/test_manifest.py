@@ -51,3 +51,11 @@ def test_a_manifest_without_slides_or_file_says_so(tmp_path: Path) -> None:
         read_manifest(write(tmp_path, "name,patient\na,P1\n"))
     with pytest.raises(ConfigError, match="cannot be read"):
         read_manifest(tmp_path / "absent.csv")
+
+
+def test_lines_with_more_values_than_columns_are_refused(tmp_path: Path) -> None:
+    """Each line has one value too many: read as they come, every column would hold its neighbour's values."""
+    path = tmp_path / "manifest.csv"
+    path.write_text("slide,patient\na.svs,P1,x\nb.svs,P2,y\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_manifest(path)
