@@ -205,11 +205,15 @@ def number(raw: NDArray[Any], path: Path) -> tuple[NDArray[np.int32], NDArray[np
     return (place.reshape(raw.shape) + 1 - zero).astype(np.int32), found[zero:]
 
 
-def centroids_um(labels: NDArray[np.int32], n: int, mpp: float) -> NDArray[np.float64]:
-    """Return (n, 2) x, y of the centroids of labels 1 ... n, um from the image's corner."""
+def centroids_um(labels: NDArray[np.integer[Any]], n: int, mpp: float) -> NDArray[np.float64]:
+    """Return (n, 2) x, y of the centroids of labels 1 ... n, um from the image's corner.
+
+    NaN for a label without a pixel.
+    """
     rows, columns = np.nonzero(labels)
     owner = labels[rows, columns]
-    size = np.bincount(owner, minlength=n + 1)[1:]
+    size = np.bincount(owner, minlength=n + 1)[1:].astype(np.float64)
+    size[size == 0] = np.nan
     x, y = (np.bincount(owner, at, minlength=n + 1)[1:] / size for at in (columns + 0.5, rows + 0.5))
     return np.stack([x, y], axis=1) * mpp
 

@@ -12,6 +12,7 @@ from histo.cells.table import CD8
 from histo.config import BrightfieldStain, FluorescenceStain
 from histo.datasets.image import AnnotatedImage
 from histo.evaluation.stain import prepare
+from histo.slide.resample import nearest_labels
 from histo.slide.tiles import Tile, plan_tiles
 
 # Cores of this size bound memory; results do not depend on it.
@@ -79,7 +80,7 @@ def find_cells(
     inside = ((xy >= 0) & (xy < np.array(prepared.slide.size_um))).all(axis=1)
     number = np.concatenate([[0], np.where(inside, np.cumsum(inside), 0)]).astype(np.int32)
     height, width = image.pixels.shape[:2]
-    labels = number[_on_pixels(canvas, mpp, image.mpp, (height, width))]
+    labels = number[nearest_labels(canvas, mpp, (height, width), image.mpp)]
     area = tissue.area_mm2(np.ones_like(tissue.assessed))
     assessed = tissue.area_mm2(tissue.assessed) / area
     return Found(labels, xy[inside], positive[inside], assessed)
@@ -93,15 +94,3 @@ def _paste(canvas: NDArray[np.int32], labels: NDArray[np.int32], tile: Tile, bef
     there = canvas[top:bottom, left:right]
     free = (part > 0) & (there == 0)
     there[free] = part[free] + before
-
-
-def _on_pixels(
-    canvas: NDArray[np.int32], mpp: float, image_mpp: float, shape: tuple[int, int]
-) -> NDArray[np.int32]:
-    """Take the label under the centre of each pixel of the image."""
-    rows, columns = (
-        np.minimum(((np.arange(n) + 0.5) * image_mpp / mpp).astype(np.int64), have - 1)
-        for n, have in zip(shape, canvas.shape, strict=True)
-    )
-    sampled: NDArray[np.int32] = canvas[rows[:, None], columns]
-    return sampled

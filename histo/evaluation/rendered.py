@@ -43,11 +43,8 @@ def rendered_dataset(
     ------
     ConfigError : nothing to render, or a negative seed.
     """
-    _check(n, first_seed)
     items = []
-    for index in range(n):
-        seed = first_seed + index
-        own: Kind = ("brightfield", "fluorescence")[index % 2] if kind == "both" else kind
+    for seed, own in _seeds_and_kinds(n, first_seed, kind):
         load = partial(rendered_image, seed, kind=own, size_px=size_px, mpp=mpp, style=style)
         items.append(Item(f"{own} {seed}", str(seed), None, load))
     return Dataset(f"rendered {kind}", items, "Apache-2.0", True)
@@ -70,12 +67,9 @@ def rendered_slides_dataset(
     ------
     ConfigError : nothing to render, or a negative seed.
     """
-    _check(n, first_seed)
     items = []
-    for index in range(n):
-        seed = first_seed + index
+    for index, (seed, own) in enumerate(_seeds_and_kinds(n, first_seed, kind)):
         lesions = demo_specs(seed)
-        own: Kind = ("brightfield", "fluorescence")[index % 2] if kind == "both" else kind
         spec = replace(lesions[index // (1 + (kind == "both")) % len(lesions)], kind=own)
         side = round(_WINDOW_UM / spec.mpp)
         margin = round(spec.margin_um / spec.mpp)
@@ -91,11 +85,14 @@ def rendered_window(spec: SlideSpec, box: Box) -> AnnotatedImage:
     return _annotated(render_window_field(spec, box), spec.kind)
 
 
-def _check(n: int, first_seed: int) -> None:
+def _seeds_and_kinds(n: int, first_seed: int, kind: RenderedKind) -> list[tuple[int, Kind]]:
+    """Return the seed and kind of each image; "both" takes turns, brightfield first."""
     if n < 1:
         raise ConfigError(f"{n} fields are nothing to evaluate", fix="Give 1 or more")
     if first_seed < 0:
         raise ConfigError(f"seed {first_seed} is negative", fix="Give a seed of 0 or more")
+    kinds: tuple[Kind, ...] = ("brightfield", "fluorescence") if kind == "both" else (kind,)
+    return [(first_seed + index, kinds[index % len(kinds)]) for index in range(n)]
 
 
 def rendered_image(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from histo.datasets.arrays import centroids_um as centroids_of_every_label_um
 from histo.evaluation.assignment import assign
 
 Labels = NDArray[np.integer[Any]]
@@ -182,14 +183,8 @@ def pooled_agreement(agreements: Iterable[Agreement]) -> Agreement:
 
 def centroids_um(labels: Labels, mpp: float) -> NDArray[np.float64]:
     """Return the centroids (n, 2) x, y in um of the labels in use, ascending."""
-    flat = labels.ravel()
-    inside = np.flatnonzero(flat)
-    value = flat[inside]
-    area = np.bincount(value, minlength=1)
-    used = area > 0
-    row, column = np.divmod(inside, labels.shape[1])
-    x, y = (np.bincount(value, place + 0.5, len(area))[used] / area[used] for place in (column, row))
-    return np.column_stack([x, y]) * mpp
+    every = centroids_of_every_label_um(labels, int(labels.max(initial=0)), mpp)
+    return every[~np.isnan(every[:, 0])]
 
 
 def inside_margin(points_um: NDArray[np.float64], size_um: NDArray[np.float64], edge_um: float) -> Mask:

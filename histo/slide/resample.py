@@ -117,3 +117,21 @@ def _resample(
             out += part
     assert out is not None
     return out
+
+
+def nearest_labels(
+    labels: NDArray[np.int32], mpp: float, shape: tuple[int, int], new_mpp: float
+) -> NDArray[np.int32]:
+    """Return the label under the centre of each pixel of another grid with the same origin.
+
+    Parameters
+    ----------
+    labels : (H, W) at `mpp`. shape : (rows, columns) of the new grid, at `new_mpp`; where it reaches past the
+        labels it repeats their last row and column.
+    """
+    rows, columns = (
+        np.minimum(((np.arange(n) + 0.5) * new_mpp / mpp).astype(np.int64), have - 1)
+        for n, have in zip(shape, labels.shape, strict=True)
+    )
+    sampled: NDArray[np.int32] = labels[rows[:, None], columns]
+    return sampled

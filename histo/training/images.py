@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo.config import StainVectors
+from histo.datasets.arrays import centroids_um
 from histo.datasets.image import CD8_POSITIVE, UNKNOWN, AnnotatedImage, Dataset, Item
 from histo.datasets.open import licence_warning, open_dataset
 from histo.datasets.split import grouped_split
 from histo.errors import DatasetError
 from histo.evaluation.stain import prepare
 from histo.slide.geometry import Box
+from histo.slide.resample import nearest_labels
 from histo.stain.deconvolution import stain_matrix
 from histo.stain.space import BrightfieldTransform
 from histo.training.config import DatasetConfig, TrainConfig
@@ -146,7 +148,7 @@ def sample_of(image: AnnotatedImage, *, source: str, mpp: float, largest_px: int
     else:
         background = np.array(stain.background, np.float32)
         full_scale = np.array(stain.full_scale, np.float32)
-    labels, classes, centroids_um, targets = _cells(image, (height, width), mpp)
+    labels, classes, centres_um, targets = _cells(image, (height, width), mpp)
     if targets is None:
         if image.n_cd8 is None:
             raise DatasetError("nothing is known of its cells", fix="Leave it out")
@@ -161,7 +163,7 @@ def sample_of(image: AnnotatedImage, *, source: str, mpp: float, largest_px: int
         pixels=pixels,
         labels=labels,
         classes=classes,
-        centroids_um=centroids_um,
+        centroids_um=centres_um,
         targets=targets,
         white_point=white,
         stain_vectors=vectors,
@@ -187,38 +189,16 @@ def _cells(
     if len(classes) != n:
         raise DatasetError(f"{n} cells and the classes of {len(classes)}", fix="Correct its annotation")
     if image.labels is not None:
-        labels = _nearest(image.labels, image.mpp, shape, mpp)
-        centroids_um = _centroids_um(labels, n, mpp)
+        labels = nearest_labels(image.labels, image.mpp, shape, mpp)
+        centres_um = centroids_um(labels, n, mpp)
         known = known_from_outlines(labels, classes, background_known=image.background_known)
         targets = pack_targets(labels, classes == CD8_POSITIVE, mpp)
     else:
-        centroids_um, points_px = points_um, points_um / mpp - 0.5
+        centres_um, points_px = points_um, points_um / mpp - 0.5
         labels, known = discs_from_points(
             points_px, classes, shape, mpp, background_known=image.background_known
         )
         targets = pack_targets(labels, classes == CD8_POSITIVE, mpp, centroids_px=points_px)
     # A cell of unknown class is no other nucleus: `known` says which it may be.
     targets = targets._replace(classes=known_classes(known), known=known)
-    return labels.astype(np.uint16) if n < 2**16 else labels, classes, centroids_um, targets
-
-
-def _nearest(
-    labels: NDArray[np.int32], label_mpp: float, shape: tuple[int, int], mpp: float
-) -> NDArray[np.int32]:
-    """Take the label under the centre of each pixel."""
-    rows, columns = (
-        np.minimum(((np.arange(n) + 0.5) * mpp / label_mpp).astype(np.int64), have - 1)
-        for n, have in zip(shape, labels.shape, strict=True)
-    )
-    sampled: NDArray[np.int32] = labels[rows[:, None], columns]
-    return sampled
-
-
-def _centroids_um(labels: NDArray[np.int32], n: int, mpp: float) -> NDArray[np.float64]:
-    """Return the (n, 2) centroids of labels; NaN for one without a pixel."""
-    rows, columns = np.nonzero(labels)
-    owner = labels[rows, columns]
-    area = np.bincount(owner, minlength=n + 1)[1:].astype(np.float64)
-    area[area == 0] = np.nan
-    sums = [np.bincount(owner, axis + 0.5, minlength=n + 1)[1:] for axis in (columns, rows)]
-    return np.column_stack([total / area for total in sums]) * mpp
+    return labels.astype(np.uint16) if n < 2**16 else labels, classes, centres_um, targets
