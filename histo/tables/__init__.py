@@ -1,0 +1,1 @@
+"""Tables that other programs wrote, as frames that the same measures and statistics serve."""
