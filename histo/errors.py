@@ -62,6 +62,10 @@ class DatasetError(HistoError):
     """A dataset for training or evaluation that is not laid out as published, or damaged."""
 
 
+class TableError(HistoError):
+    """A table of another program that cannot be read, or not be understood."""
+
+
 class WeightsError(HistoError):
     """Network weights that are missing, damaged or made for something else."""
 
