@@ -11,10 +11,10 @@ import pyarrow as pa
 
 
 def categorical(column: pa.ChunkedArray) -> pd.Categorical[str]:
-    """Return a dictionary-encoded column, all of whose chunks share one dictionary."""
+    """Return a dictionary-encoded column (one dictionary for all chunks), with the texts that occur in it."""
     array = column.combine_chunks()
     codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return from_codes(codes, array.dictionary.to_pylist())
+    return from_codes(codes, array.dictionary.to_pylist()).remove_unused_categories()
 
 
 def from_codes(codes: Any, texts: Sequence[str]) -> pd.Categorical[str]:

@@ -23,9 +23,11 @@ from histo.tables.mapping import TableMapping
 # QuPath: what is no cell, by object type, and by name in older exports.
 _NOT_CELLS: Final = (
     "annotation",
+    "tile",
     "tma core",
-    "root",
+    "root object",
     "pathannotationobject",
+    "pathtileobject",
     "tmacoreobject",
     "pathrootobject",
 )
@@ -67,9 +69,12 @@ def read_cell_file(table: TableFile, fmt: Format, mapping: TableMapping, mpp: fl
     unit, unit_source = _unit(table, layout, mapping, mpp)
     columns = _read(table, layout, mapping.decimal)
     notes: list[str] = []
+    kept = _cells_among(columns, layout)
+    if len(kept) < len(columns):
+        notes.append(f"{len(columns) - len(kept)} rows are annotations and the like, not cells: left out")
+        columns = columns.take(pa.array(kept))
     if len(columns) == 0:
-        raise TableError("the table has no rows", path=table.path)
-    columns = _only_cells(columns, layout, notes)
+        raise TableError("the table has no cells", path=table.path)
     if mpp is not None and unit == "um":
         notes.append("positions are in um, as the table says: the given pixel size was not needed")
         mpp = None
@@ -77,7 +82,8 @@ def read_cell_file(table: TableFile, fmt: Format, mapping: TableMapping, mpp: fl
     x, y = (_centre(columns, names) * scale for names in (layout.x, layout.y))
     lost = np.flatnonzero(~(np.isfinite(x) & np.isfinite(y)))
     if len(lost):
-        rows = ", ".join(str(row + 1) for row in lost[:_SHOWN]) + (" ..." if len(lost) > _SHOWN else "")
+        rows = ", ".join(str(row + 1) for row in kept[lost[:_SHOWN]])
+        rows += " ..." if len(lost) > _SHOWN else ""
         raise TableError(
             f"{len(lost)} of {len(x)} cells have no position (rows {rows})",
             path=table.path,
@@ -91,7 +97,7 @@ def read_cell_file(table: TableFile, fmt: Format, mapping: TableMapping, mpp: fl
         if (theirs := getattr(layout, ours)) is not None
     }
     if "image" in texts:
-        texts["image"] = renamed(texts["image"], lambda name: PureWindowsPath(name).name)
+        texts["image"] = _without_folders(texts["image"])
         if texts["image"].isna().any():
             raise TableError(f"some cells have no image in column {layout.image!r}", path=table.path)
     else:
@@ -164,16 +170,19 @@ def _read(table: TableFile, layout: Layout, decimal: str) -> pa.Table:
     )
 
 
-def _only_cells(columns: pa.Table, layout: Layout, notes: list[str]) -> pa.Table:
+def _cells_among(columns: pa.Table, layout: Layout) -> NDArray[np.int64]:
+    """Return the rows that are cells."""
     if layout.object_type is None:
-        return columns
+        return np.arange(len(columns))
     types = categorical(columns.column(layout.object_type))
-    other = [text.casefold() in _NOT_CELLS for text in types.categories]
-    rows = by_category(types, other, False).to_numpy(bool)
-    if not rows.any():
-        return columns
-    notes.append(f"{rows.sum()} rows are annotations and the like, not cells, and were left out")
-    return columns.filter(pa.array(~rows))
+    cells = [text.casefold() not in _NOT_CELLS for text in types.categories]
+    return np.flatnonzero(by_category(types, cells, True))
+
+
+def _without_folders(images: pd.Categorical[str]) -> pd.Categorical[str]:
+    """Return images by file name, by their whole path where two would have the same."""
+    short = renamed(images, lambda name: PureWindowsPath(name).name)
+    return short if len(short.categories) == len(images.categories) else images
 
 
 def _centre(columns: pa.Table, names: tuple[str, ...]) -> NDArray[np.float64]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ MISSING: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
 
 _HEAD_BYTES = 1 << 20
 _SHOWN = 5
+_DAMAGED = (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException)
+_AGAIN = "If the file is damaged or cut short, copy or export it again"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _BOTH_DECIMALS = r"^\s*[-+]?\d+,\d+\s*$"
 
@@ -103,8 +107,8 @@ def open_file(path: Path) -> TableFile:
             table = TableFile(path, tuple(pq.read_schema(path).names), {}, "parquet")
         else:
             table = _open_text(path)
-    except (OSError, EOFError, pa.ArrowException, csv.Error) as error:
-        raise TableError(f"the table cannot be read ({error})", path=path) from None
+    except _DAMAGED as error:
+        raise TableError(f"the table cannot be read ({error})", path=path, fix=_AGAIN) from None
     twice = [name for name, n in Counter(name for name in table.names if name).items() if n > 1]
     if twice:
         raise TableError(
@@ -128,12 +132,8 @@ def read_columns(
         if table.kind == "parquet":
             return _read_parquet(table, numbers, texts)
         return _read_text(table, numbers, texts, decimal)
-    except (OSError, EOFError, pa.ArrowException) as error:
-        raise TableError(
-            f"the table cannot be read ({error})",
-            path=table.path,
-            fix="The file may be cut short: copy or export it again",
-        ) from None
+    except _DAMAGED as error:
+        raise TableError(f"the table cannot be read ({error})", path=table.path, fix=_AGAIN) from None
 
 
 def _open_text(path: Path) -> TableFile:
@@ -141,10 +141,11 @@ def _open_text(path: Path) -> TableFile:
         head = file.read(_HEAD_BYTES)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise TableError("the text is UTF-16", path=path, fix="Save it as UTF-8")
-    lines, encoding = _decode(head)
-    lines = [line for line in lines[:3] if line.strip()]
-    if not lines:
+    if not head.strip():
         raise TableError("the file is empty", path=path)
+    lines, encoding = _decode(head)
+    if not lines[0].strip():
+        raise TableError("the first line is empty", path=path, fix="Begin the table with its header")
     separator = max("\t;,", key=lines[0].count)
     rows = list(csv.reader(lines[:2], delimiter=separator))
     names = tuple(name.strip() for name in rows[0])
@@ -156,9 +157,11 @@ def _decode(head: bytes) -> tuple[list[str], str]:
     # The last line may be cut in the middle of a letter.
     whole = head[: head.rfind(b"\n") + 1] or head
     try:
-        return whole.decode("utf-8-sig").splitlines(), "utf8"
+        text, encoding = whole.decode("utf-8-sig"), "utf8"
     except UnicodeDecodeError:
-        return whole.decode("latin-1").splitlines(), "latin-1"
+        text, encoding = whole.decode("latin-1"), "latin-1"
+    # splitlines() would also split at a Latin-1 0x85.
+    return re.split(r"\r\n|\n|\r", text), encoding
 
 
 def _read_text(table: TableFile, numbers: Sequence[str], texts: Sequence[str], decimal: str) -> pa.Table:

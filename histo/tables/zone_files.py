@@ -148,7 +148,8 @@ def read_zone_csv(table: TableFile, mapping: TableMapping) -> ZoneFile:
         "stain": table.find("stain", "marker"),
         "group": table.find("group", "cancer"),
     }
-    missing = [name for name in ("zone", "n_positive", "area") if not {**numbers, **texts}[name]]
+    needed = {"zone": texts["zone"], "n_positive": numbers["n_positive"], "area_mm2": numbers["area"]}
+    missing = [name for name, header in needed.items() if header is None]
     if texts["slide"] is None and (texts["patient"] is None or texts["stain"] is None):
         missing.append("slide (or patient and stain)")
     if missing:
@@ -298,7 +299,8 @@ def _enter(
 
 def _site(identity: Identity, mapping: TableMapping, mistakes: list[str]) -> Site | None:
     if identity.site is None:
-        return mapping.sites.get(identity.group) if identity.group is not None else None
+        sites = {name.casefold(): site for name, site in mapping.sites.items()}
+        return None if identity.group is None else sites.get(identity.group.casefold())
     site = next((site for site in get_args(Site) if site == identity.site.casefold()), None)
     if site is None:
         mistakes.append(
