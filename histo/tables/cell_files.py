@@ -13,7 +13,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from histo.errors import PixelSizeError, TableError
-from histo.slide.pixel_size import MAX_MPP, MIN_MPP, believable
 from histo.tables.categories import by_category, categorical, from_codes, renamed
 from histo.tables.cells import Unit, UnitSource
 from histo.tables.file import TableFile, listed, read_columns, stem
@@ -133,12 +132,6 @@ def _unit(
     table: TableFile, layout: Layout, mapping: TableMapping, mpp: float | None
 ) -> tuple[Unit, UnitSource]:
     """Return the unit of positions and who says so: header, mapping, or that there is a pixel size."""
-    if mpp is not None and not believable(mpp):
-        raise PixelSizeError(
-            f"{mpp:g} um is not the pixel size of a slide ({MIN_MPP:g} to {MAX_MPP:g} um)",
-            path=table.path,
-            fix="Give um per pixel",
-        )
     unit = layout.unit
     source: UnitSource = "header"
     if unit is None and mapping.unit is not None:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_PARTS = re.compile(r"[:,;/|&+]")
+_PARTS = re.compile(r"[:,;/|&+]|(?<=-)\s")
 _NEGATIVE = ("negative", "neg")
 
 

@@ -29,7 +29,7 @@ _SHOWN = 5
 _DAMAGED = (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException)
 _AGAIN = "If the file is damaged or cut short, copy or export it again"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-_BOTH_DECIMALS = r"^\s*[-+]?\d+,\d+\s*$"
+_DECIMAL_COMMA = r"^\s*[-+]?\d+,\d+\s*$"
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,12 @@ def read_columns(
 
     Raises
     ------
-    TableError : a line has too many or too few values, a number is none, or the file is damaged.
+    TableError : a line has too many or too few values, a number is none, a column is wanted as both, or the
+        file is damaged.
     """
+    both = [name for name in numbers if name in texts]
+    if both:
+        raise TableError(f"the columns {listed(both)} are to be both numbers and texts", path=table.path)
     try:
         if table.kind == "parquet":
             return _read_parquet(table, numbers, texts)
@@ -237,7 +241,7 @@ def _not_numbers(table: TableFile, columns: pa.Table, decimal: str) -> TableErro
             continue
         texts = values.take(pa.array(rows)).to_pylist()
         if decimal == ".":
-            commas += pc.sum(pc.match_substring_regex(pa.array(texts), _BOTH_DECIMALS)).as_py() or 0
+            commas += pc.sum(pc.match_substring_regex(pa.array(texts), _DECIMAL_COMMA)).as_py() or 0
         shown = ", ".join(
             f"row {row + 1}: {text!r}" for row, text in zip(rows[:_SHOWN], texts[:_SHOWN], strict=True)
         )

@@ -77,11 +77,11 @@ def join_cells(
     )
     named: dict[str, str] = {}
     for name, values in markers.items():
-        _add_marker(frame, named, name, headers[name], values, where)
+        _add_marker(frame, named, name, headers[name], values)
     for name in mapping.class_markers:
         by_class = [means(text, (name,), marker=True) for text in texts["cell_class"].categories]
         values = by_category(texts["cell_class"], by_class, False)
-        _add_marker(frame, named, name, f"{name} in the class", values, where)
+        _add_marker(frame, named, name, f"{name} in the class", values)
     return CellTable(
         frame=frame[[*CELL_TABLE_COLUMNS, *named]],
         source_format=fmt,
@@ -122,7 +122,7 @@ def _check_images(files: Sequence[CellFile], where: Path) -> None:
 
 def _check_patients(images: pd.Categorical[str], patients: pd.Categorical[str], where: Path) -> None:
     pairs = pd.DataFrame({"image": images.codes, "patient": patients.codes}).drop_duplicates()
-    shared = pairs["image"].value_counts()
+    shared = pairs.loc[pairs["patient"] >= 0, "image"].value_counts()
     shared = shared[shared > 1]
     if len(shared):
         names = ", ".join(
@@ -213,16 +213,13 @@ def _regions(
     return renamed(texts, found.get)
 
 
-def _add_marker(
-    frame: pd.DataFrame, named: dict[str, str], name: str, header: str, values: Any, where: Path
-) -> None:
-    words = re.sub(r"[^0-9a-z]+", "_", name.casefold().replace("+", " ").replace("-", "_")).strip("_")
-    column = f"{words}_positive"
-    if column in named:
-        raise TableError(
-            f"two markers would be called {column!r}: {named[column]!r} and {header!r}",
-            path=where,
-            fix="Name the markers in mapping.columns.markers",
-        )
+def _add_marker(frame: pd.DataFrame, named: dict[str, str], name: str, header: str, values: Any) -> None:
+    """Add a column, "cd3_neg_cd8_positive" for "CD3- CD8+"; a second one of a name gets a number."""
+    words = re.sub(r"-(?=\s|$)", " neg ", name.casefold())
+    plain = f"{re.sub(r'[^0-9a-z]+', '_', words).strip('_')}_positive"
+    column, n = plain, 1
+    while column in named:
+        n += 1
+        column = f"{plain}_{n}"
     named[column] = header
     frame[column] = values

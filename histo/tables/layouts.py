@@ -19,6 +19,7 @@ _HALO_POSITIVE: Final = re.compile(
     r"(?P<marker>.+?)(?: \([^)]*\)|\.\..+?\.)?[ .]Positive(?:[ .]Classification)?", re.IGNORECASE
 )
 _HALO_PHENOTYPE: Final = re.compile(r"phenotype_name:([^;]+)")
+_HALO_MEASURE: Final = re.compile("intensity|area|perimeter|distance|positive", re.IGNORECASE)
 # phenoptrReports: "Phenotype CD8" with "CD8+" and "CD8-".
 _PHENOTYPE_OF_MARKER: Final = re.compile(r"Phenotype[ ._-](?P<marker>.+)", re.IGNORECASE)
 
@@ -95,15 +96,18 @@ def layout_of(table: TableFile, fmt: Format, columns: ColumnNames) -> Layout:
     ------
     TableError : columns that are needed, or named by the user, are missing; all are listed.
     """
-    if columns.x is not None and columns.y is not None:
-        layout = Layout((columns.x,), (columns.y,), unit=_unit_of(columns.x, columns.y))
-    elif fmt == "qupath":
+    if fmt == "qupath":
         layout = _qupath(table)
     elif fmt == "halo":
         layout = _halo(table)
     elif fmt == "inform":
         layout = _inform(table)
     else:
+        layout = Layout((), ())
+    if columns.x is not None and columns.y is not None:
+        unit = _unit_of(columns.x, columns.y)
+        layout = replace(layout, x=(columns.x,), y=(columns.y,), unit=unit, cell_area_um2=None)
+    if not layout.x:
         raise TableError(
             f"it is not said which columns are positions (columns: {listed(table.names)})",
             path=table.path,
@@ -134,13 +138,14 @@ def layout_of(table: TableFile, fmt: Format, columns: ColumnNames) -> Layout:
 
 
 def _qupath(table: TableFile) -> Layout:
-    for unit, sign in (("um", "μm"), ("px", "px")):
+    units: tuple[tuple[Unit, str], ...] = (("um", "μm"), ("px", "px"))
+    for unit, sign in units:
         x, y = table.find(f"centroid x {sign}"), table.find(f"centroid y {sign}")
         if x is not None and y is not None:
             return Layout(
                 (x,),
                 (y,),
-                unit="um" if unit == "um" else "px",
+                unit=unit,
                 image=table.find("image"),
                 part=table.find("tma core"),
                 cell_class=table.find("classification", "class"),
@@ -175,7 +180,8 @@ def _halo_markers(table: TableFile) -> dict[str, str]:
     for name in table.names:
         match = _HALO_POSITIVE.fullmatch(name)
         if match is not None:
-            markers.setdefault(match["marker"].strip(), name)
+            marker = match["marker"].strip()
+            markers[name if marker in markers else marker] = name
     inputs = table.find("analysis inputs")
     phenotypes = _HALO_PHENOTYPE.findall(table.first.get(inputs, "")) if inputs is not None else []
     for phenotype in phenotypes:
@@ -186,7 +192,7 @@ def _halo_markers(table: TableFile) -> dict[str, str]:
         if len(headers) == 1 and (headers[0] == phenotype or len(same) == 1):
             markers[phenotype] = headers[0]
     for name in table.names:
-        if "+" in name and name not in markers.values():
+        if "+" in name and name not in markers.values() and not _HALO_MEASURE.search(name):
             markers[name] = name
     return markers
 
@@ -208,7 +214,6 @@ def _inform(table: TableFile) -> Layout:
         (y,),
         unit=None if um == px else "um" if um else "px",
         image=table.find("sample name"),
-        part=table.find("annotation id", "tma core"),
         cell_class=table.find("phenotype"),
         region=table.find("tissue category"),
         markers=markers,

@@ -86,7 +86,7 @@ class TableMapping(_Section):
     class_markers: tuple[str, ...] = ()
 
     # Tissue categories, parents and classifier labels to regions.
-    regions: dict[str, RegionName] = {**RegionsConfig().names, "epithelium": "tumour"}
+    regions: dict[str, RegionName] = RegionsConfig().names
     # Kather 2018 (eLife 7:e36967), and our own names.
     zones: dict[str, Zone] = {
         "TU_CORE": "core",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from histo.errors import HistoError, TableError
+from histo.errors import HistoError, PixelSizeError, TableError
+from histo.slide.pixel_size import MAX_MPP, MIN_MPP, believable
 from histo.tables.cell_files import read_cell_file
 from histo.tables.cells import CellTable
 from histo.tables.file import TableFile, is_table, listed, open_file
@@ -45,6 +46,12 @@ def open_table(
     mapping = TableMapping() if mapping is None else mapping
     if format is not None and format not in get_args(Format):
         raise TableError(f"no format {format!r}", fix=f"Choose one of {', '.join(get_args(Format))}")
+    if mpp is not None and not believable(mpp):
+        raise PixelSizeError(
+            f"{mpp:g} um is not the pixel size of a slide ({MIN_MPP:g} to {MAX_MPP:g} um)",
+            path=path,
+            fix="Give um per pixel",
+        )
     notes: list[str] = []
     if path.is_dir():
         tables, fmt = _of_folder(path, format, mapping, notes)
@@ -71,6 +78,10 @@ def _of_folder(
     for path in paths:
         try:
             table = open_file(path)
+        except TableError as error:
+            mistakes.append(error)
+            continue
+        try:
             found = recognise(table, mapping.columns)
         except TableError as error:
             if fmt is None:
@@ -78,10 +89,10 @@ def _of_folder(
             else:
                 other.append(path.name)
             continue
-        if fmt is not None and found != fmt:
-            other.append(path.name)
-        else:
+        if fmt is None or found == fmt:
             by_format.setdefault(found, []).append(table)
+        else:
+            other.append(path.name)
     _raise(mistakes, folder)
     if len(by_format) > 1:
         held = "; ".join(

@@ -10,8 +10,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Final, get_args
 
-import pyarrow as pa
-
 from histo.errors import PixelSizeError, TableError
 from histo.measure.summary import Zone
 from histo.tables.file import TableFile, listed, read_columns, stem
@@ -72,17 +70,18 @@ def read_qupath_zones(table: TableFile, mapping: TableMapping, mpp: float | None
     PixelSizeError : areas are in pixels and there is no pixel size.
     TableError : columns are missing, or numbers are none.
     """
-    areas = table.find("area μm2"), table.find("area px2")
-    if areas[0] is None and areas[1] is None:
-        raise TableError(f"no column of areas (columns: {listed(table.names)})", path=table.path)
-    if areas[0] is None and mpp is None:
-        raise PixelSizeError(
-            "areas are in pixels and the table has no pixel size",
-            path=table.path,
-            fix="Give the pixel size in um with mpp (on the command line: --mpp)",
-        )
-    scale = 1.0 if areas[0] is not None else (mpp or 0.0) ** 2
-    area = areas[0] or areas[1]
+    area, um2_per_unit = table.find("area μm2"), 1.0
+    if area is None:
+        area = table.find("area px2")
+        if area is None:
+            raise TableError(f"no column of areas (columns: {listed(table.names)})", path=table.path)
+        if mpp is None:
+            raise PixelSizeError(
+                "areas are in pixels and the table has no pixel size",
+                path=table.path,
+                fix="Give the pixel size in um with mpp (on the command line: --mpp)",
+            )
+        um2_per_unit = mpp**2
     numbers = {
         "n_positive": table.find("num positive"),
         "n_negative": table.find("num negative"),
@@ -107,7 +106,7 @@ def read_qupath_zones(table: TableFile, mapping: TableMapping, mpp: float | None
         if not zone:
             continue
         image = _text(row["image"])
-        area_um2 = _number(row["area"])
+        size = _number(row["area"])
         records.append(
             ZoneRecord(
                 identity=own if image is None else Identity(image),
@@ -116,8 +115,8 @@ def read_qupath_zones(table: TableFile, mapping: TableMapping, mpp: float | None
                 n_positive=_number(row["n_positive"]),
                 n_negative=_number(row["n_negative"]),
                 n_cells=_number(row["n_cells"]),
-                area_mm2=None if area_um2 is None else area_um2 * scale / _UM2_PER_MM2,
-                stated_density_per_mm2=_number(row["density"]) if areas[0] is not None else None,
+                area_mm2=None if size is None else size * um2_per_unit / _UM2_PER_MM2,
+                stated_density_per_mm2=_number(row["density"]),
                 stated_percentage=_number(row["percentage"]),
             )
         )
@@ -250,12 +249,8 @@ def _rows(
         decimal=decimal,
     )
     nothing = dict.fromkeys((*numbers, *texts))
-    return [{**nothing, **{ours: row[theirs] for ours, theirs in present.items()}} for row in _dicts(columns)]
-
-
-def _dicts(columns: pa.Table) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = columns.to_pylist()
-    return rows
+    return [{**nothing, **{ours: row[theirs] for ours, theirs in present.items()}} for row in rows]
 
 
 def _text(value: object) -> str | None:
@@ -344,7 +339,7 @@ def _one(
 ) -> ZoneCount:
     n_positive = record.n_positive
     if n_positive is None and 0.0 in (record.stated_density_per_mm2, record.stated_percentage):
-        # QuPath leaves the count out where an image has no positive cell at all.
+        # Slides of Kather 2018 without any positive cell have no count; the authors' script takes 0, too.
         n_positive = 0.0
         remarks.setdefault(
             "no count of positive cells, but a density stated as 0; taken as 0 cells", []

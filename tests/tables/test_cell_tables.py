@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from histo.config import read_settings
 from histo.errors import PixelSizeError, TableError
 from histo.tables.cells import CELL_TABLE_COLUMNS, CellTable
 from histo.tables.mapping import TableMapping
@@ -139,6 +140,28 @@ def test_halo_phenotypes_alone_tell_cd8_and_names_choose_among_them(tmp_path: Pa
     assert cells_of(path, mpp=0.5, mapping=strict).frame["is_cd8"].tolist() == [False, True, False]
 
 
+def test_halo_markers_of_like_names_stay_apart(tmp_path: Path) -> None:
+    header = (
+        "Image Location,XMin,XMax,YMin,YMax,CD8 (Opal 520) Positive,CD8+,CD3- CD8+,CD3+ CD8+,CD8+ Cell Area\n"
+    )
+    table = cells_of(write(tmp_path, header + "a,0,2,0,2,1,0,1,0,41.5\n"), mpp=0.5)
+    assert table.markers == {
+        "cd8_positive": "CD8 (Opal 520) Positive",
+        "cd8_positive_2": "CD8+",
+        "cd3_neg_cd8_positive": "CD3- CD8+",
+        "cd3_cd8_positive": "CD3+ CD8+",
+    }
+    assert table.frame["is_cd8"].tolist() == [True]
+
+
+def test_stated_positions_overrule_those_of_a_format(tmp_path: Path) -> None:
+    path = write(tmp_path, HALO)
+    mapping = TableMapping(columns={"x": "XMin", "y": "YMax"}, unit="um")  # type: ignore[arg-type]
+    table = cells_of(path, format="halo", mapping=mapping)
+    assert table.frame[["x_um", "y_um"]].to_numpy().tolist() == [[10, 30], [20, 20]]
+    assert table.frame["is_cd8"].tolist() == [True, False]
+
+
 def test_images_of_one_name_in_two_folders_stay_apart(tmp_path: Path) -> None:
     path = write(
         tmp_path, "Image Location,XMin,XMax,YMin,YMax,CD8 Positive\nA\\s.svs,0,2,0,2,1\nB\\s.svs,0,2,0,2,1\n"
@@ -230,6 +253,7 @@ def test_positions_without_unit_are_refused_and_headers_can_state_it(tmp_path: P
     assert cells_of(write(tmp_path, "x_um,y_um,class\n1,2,CD8\n"), mapping=stated).unit_source == "header"
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(*[st.floats(-1e5, 1e5)] * 2), min_size=1, max_size=20),
     st.floats(0.05, 5.0),
@@ -294,6 +318,7 @@ def test_markers_that_some_files_lack_are_unknown_there(tmp_path: Path) -> None:
         ("Cytotoxic T", True, False),
         ("CD3+CD8+PD1-", True, False),
         ("CD8+ cell", True, False),
+        ("CD3- CD8+", True, False),
         ("CD3+CD8-", False, False),
         ("CD8-", False, False),
         ("CD8 negative", False, False),
@@ -420,6 +445,19 @@ def test_columns_that_do_not_say_yes_or_no_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "x,y,class,CD8\n1,2,a,812.5\n1,2,a,3\n")
     with pytest.raises(TableError, match=r"positive for CD8, but holds '812.5', '3'.*positive_above"):
         open_table(path, mapping=columns(markers={"CD8": "CD8"}))
+
+
+def test_a_mapping_is_read_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "mapping.yaml"
+    path.write_text("unit: um\ncolumns: {x: x, y: y, cell_class: class}\n")
+    mapping = read_settings(TableMapping, path, ["cd8=[Immune1]"])
+    assert mapping == columns().model_copy(update={"cd8": ("Immune1",)})
+
+
+def test_a_column_cannot_be_an_intensity_and_a_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "x,y,class\n1,2,3\n")
+    with pytest.raises(TableError, match="'class' are to be both numbers and texts"):
+        open_table(path, mapping=columns(positive_above={"class": 2}))
 
 
 def test_mappings_are_checked() -> None:

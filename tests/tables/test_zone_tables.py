@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histo.errors import PixelSizeError, TableError
@@ -174,6 +174,7 @@ def test_missing_columns_and_slides_in_two_files_are_named(tmp_path: Path) -> No
         open_table(path, format="zones")
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(COUNTS, COUNTS, st.floats(1e-3, 1e3)), min_size=1, max_size=8))
 def test_what_is_written_is_what_is_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, float]]
@@ -259,7 +260,7 @@ def test_kather_slides_that_are_not_plain_are_noted(kather: ZoneTable) -> None:
     # Two regions DISTANT_OUT: 2 cells in 0.775125 mm2 and none in 0.3204 mm2.
     assert frame.loc["STAD_11D43O_PD1", "density_far_per_mm2"] == pytest.approx(2 / (0.775125 + 0.3204))
     assert frame.loc["ESCA_A9SYCW_CD3", "not_assessable"] == "far: not in the table"
-    # No positive cell anywhere, so QuPath wrote no count.
+    # No positive cell anywhere: no count, and a density of 0.
     assert frame.loc["OV_ceba04_Foxp3", "n_positive_core"] == 0
     assert not any("not count by area" in note for note in kather.notes)
 
@@ -271,3 +272,24 @@ def test_kather_text_file_equals_its_rows_of_the_csv(kather: ZoneTable, data_dir
     # The CSV rounds areas to um2.
     pd.testing.assert_frame_equal(one, same, rtol=2e-6)
     assert one["n_positive_outer_margin"][0] == 2846
+
+
+def test_kather_folder_of_text_files_equals_the_csv(
+    kather: ZoneTable, data_dir: Path, tmp_path: Path
+) -> None:
+    """The rows of the CSV, written as the text files that they came from."""
+    rows = pd.read_csv(data_dir / "tables" / "kather2018_topography.csv", dtype={"patient": str})
+    rows = rows[rows["cancer"].str.startswith("COAD") & (rows["marker"] == "CD8")]
+    for (cancer, patient), zones in rows.groupby(["cancer", "patient"]):
+        write_kather(
+            tmp_path,
+            f"CL_{cancer}_ID_{patient}_AG_CD8_code_x_CD8val_RESULT.txt",
+            *(
+                region(row.zone, int(row.n_negative), int(row.n_positive), row.area_mm2 * 1e6)
+                for row in zones.itertuples()
+            ),
+        )
+    read = zones_of(tmp_path).frame
+    same = kather.frame[kather.frame["slide_id"].isin(read["slide_id"])]
+    assert read.groupby("group").size().to_dict() == {"COAD_MET": 17, "COAD_PRI": 25}
+    pd.testing.assert_frame_equal(read, same.reset_index(drop=True), rtol=1e-9)
