@@ -80,6 +80,12 @@ def listed(names: Sequence[str], limit: int = 40) -> str:
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 
 
+def some(texts: Sequence[str], limit: int = 20) -> str:
+    """Return mistakes or places in one line; the number of those beyond `limit`."""
+    text = "; ".join(texts[:limit])
+    return text if len(texts) <= limit else f"{text}; and {len(texts) - limit} more"
+
+
 def is_table(path: Path) -> bool:
     """Tell by its name whether a file can be a table."""
     return path.name.lower().endswith(TEXT_SUFFIXES + PARQUET_SUFFIXES)

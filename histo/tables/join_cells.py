@@ -15,13 +15,12 @@ from histo.tables.categories import by_category, nothing, renamed
 from histo.tables.cell_files import CellFile
 from histo.tables.cells import CELL_TABLE_COLUMNS, CellTable
 from histo.tables.classes import means, same
-from histo.tables.file import listed
+from histo.tables.file import listed, some
 from histo.tables.layouts import Format
 from histo.tables.mapping import TableMapping
 
 # QuPath names a parent by its name, its class, or "Annotation (class)".
 _PARENT: Final = re.compile(r"(?:Annotation|PathAnnotationObject) \((.+)\)")
-_SHOWN: Final = 5
 
 
 def join_cells(
@@ -112,9 +111,8 @@ def _check_images(files: Sequence[CellFile], where: Path) -> None:
                 twice.append(f"{image!r} in {seen[image].name} and {file.path.name}")
             seen.setdefault(image, file.path)
     if twice:
-        more = " ..." if len(twice) > _SHOWN else ""
         raise TableError(
-            f"{len(twice)} images are in two files: {', '.join(twice[:_SHOWN])}{more}",
+            f"images that are in two files: {some(twice)}",
             path=where,
             fix="Leave one of them in the folder, or join them to one file",
         )
@@ -125,12 +123,12 @@ def _check_patients(images: pd.Categorical[str], patients: pd.Categorical[str], 
     shared = pairs.loc[pairs["patient"] >= 0, "image"].value_counts()
     shared = shared[shared > 1]
     if len(shared):
-        names = ", ".join(
+        names = [
             f"{images.categories[code]!r} ({n} patients)"
-            for code, n in zip(shared.index[:_SHOWN].tolist(), shared[:_SHOWN], strict=True)
-        )
+            for code, n in zip(shared.index.tolist(), shared, strict=True)
+        ]
         raise TableError(
-            f"images of more than one patient: {names}",
+            f"images of more than one patient: {some(names)}",
             path=where,
             fix="Name the column that tells images of all patients apart in mapping.columns.image",
         )

@@ -10,11 +10,12 @@ from histo.errors import HistoError, PixelSizeError, TableError
 from histo.slide.pixel_size import MAX_MPP, MIN_MPP, believable
 from histo.tables.cell_files import read_cell_file
 from histo.tables.cells import CellTable
-from histo.tables.file import TableFile, is_table, listed, open_file
+from histo.tables.file import TableFile, is_table, listed, open_file, some
 from histo.tables.join_cells import join_cells
+from histo.tables.join_zones import join_zones
 from histo.tables.layouts import Format, recognise
 from histo.tables.mapping import TableMapping
-from histo.tables.zone_files import join_zones, read_qupath_zones, read_zone_csv
+from histo.tables.zone_files import read_qupath_zones, read_zone_csv
 from histo.tables.zones import ZoneTable, zone_frame
 
 _SHOWN = 10
@@ -155,6 +156,5 @@ def _raise(mistakes: Sequence[HistoError], folder: Path) -> None:
     if len(mistakes) == 1:
         raise mistakes[0]
     if mistakes:
-        text = "; ".join(str(error) for error in mistakes[:_SHOWN])
-        more = f"; and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
-        raise TableError(f"{len(mistakes)} tables cannot be read: {text}{more}", path=folder)
+        text = some([str(error) for error in mistakes], _SHOWN)
+        raise TableError(f"{len(mistakes)} tables cannot be read: {text}", path=folder)
