@@ -23,10 +23,10 @@ _REACH = 5.0
 def kernel_intensity(points: ArrayLike, window: Window, *, sigma_um: float) -> NDArray[np.float64]:
     """Return the intensity at each point, the point itself left out, for inhomogeneous statistics.
 
-    l(x_i) = sum over j other than i of k(x_i - x_j) / e(x_i), with k the Gaussian density and e(u) the share of
-    the kernel round u inside the window (Diggle 1985, J R Stat Soc C 34:138, the uniform correction). Points
-    and window are smoothed on a grid, of the mask or of sigma / 16 for a polygon, and read off
-    at the pixel under each point.
+    l(x_i) = sum over j other than i of k(x_i - x_j) / e(x_i), with k the Gaussian density and e(u) the share
+    of the kernel round u inside the window (Diggle 1985, J R Stat Soc C 34:138, the uniform correction).
+    Points and window are smoothed on a grid, of the mask or of sigma / 16 for a polygon, and read off at the
+    pixel under each point.
 
     Parameters
     ----------
@@ -39,12 +39,16 @@ def kernel_intensity(points: ArrayLike, window: Window, *, sigma_um: float) -> N
 
     Raises
     ------
-    PointsError : points outside the window, or no width.
+    PointsError : points outside the window, or a kernel narrower than two pixels of the mask.
     """
     points = as_points(points)
     check_inside(points, window, "points")
-    if not sigma_um > 0:
-        raise PointsError(f"a kernel of {sigma_um} um", fix="Give its standard deviation in um.")
+    narrowest_um = 2 * window.mpp if isinstance(window, MaskWindow) else 0.0
+    if not (np.isfinite(sigma_um) and sigma_um > narrowest_um):
+        raise PointsError(
+            f"a kernel with a standard deviation of {sigma_um} um",
+            fix=f"Give one above {narrowest_um:g} um (two pixels of the mask, where there is one).",
+        )
     mask, mpp, corner = _raster(window, sigma_um / _PIXELS_PER_SIGMA)
     # A point on the far edge counts in the last pixel.
     upper = np.array(mask.shape[::-1]) * mpp * (1 - 1e-12)

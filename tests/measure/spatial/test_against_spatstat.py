@@ -30,9 +30,9 @@ class Golden:
         outline, *holes = [ring[["x_um", "y_um"]].to_numpy() for _, ring in rings.groupby("ring")]
         self.window = PolygonWindow.of(Polygon(outline, holes))
         points = pd.read_csv(FOLDER / "spatstat_points.csv").query("window == @name")
-        kinds = {kind: rows for kind, rows in points.groupby("kind")}
-        self.x, self.t = (kinds[kind][["x_um", "y_um"]].to_numpy() for kind in "xt")
-        self.intensity_x, self.intensity_t = (kinds[kind]["intensity_per_um2"].to_numpy() for kind in "xt")
+        x, t = (points[points["kind"] == kind] for kind in "xt")
+        self.x, self.t = (kind[["x_um", "y_um"]].to_numpy() for kind in (x, t))
+        self.intensity_x, self.intensity_t = (kind["intensity_per_um2"].to_numpy() for kind in (x, t))
         self.values = pd.read_csv(FOLDER / "spatstat_values.csv").query("window == @name")
 
     def curve(self, statistic, correction):
