@@ -72,3 +72,7 @@ class WeightsError(HistoError):
 
 class ResultsError(HistoError):
     """A results file that cannot be written, or read back."""
+
+
+class PointsError(HistoError):
+    """Points, or the window round them, that a spatial statistic cannot use."""

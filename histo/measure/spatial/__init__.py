@@ -1,0 +1,1 @@
+"""Spatial statistics: pure functions over points and a window of real tissue, edge-corrected."""
