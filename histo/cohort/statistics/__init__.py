@@ -1,0 +1,1 @@
+"""Comparisons of sites over patients: pure functions over arrays and frames."""
