@@ -26,6 +26,9 @@ _SOME_FAILED = 1
 _BAD_USAGE = 2
 _INTERRUPTED = 130
 
+# As `histo.tables.layouts.Format`, which is not imported here: the command line has to start at once.
+Format = Literal["qupath_zones", "zones", "qupath", "halo", "inform", "columns"]
+
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML of the stain protocol; default: CD8 H-DAB.")
 ]
@@ -96,6 +99,57 @@ def infer(
             console.print(f"  [red]failed[/red] {row.slide_id}: {row.error}", highlight=False, soft_wrap=True)
     console.print(f"Results: {out / 'slides.csv'}", soft_wrap=True)
     raise typer.Exit(_SOME_FAILED if result.n_failed else 0)
+
+
+@app.command()
+def cohort(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Results folder of infer; or a table of another program, or a folder of such."),
+    ],
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="CSV: slide, patient, lesion, site, stain, growth_pattern, treatment ..."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the report; default: the results folder.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML of the analysis; default: that of the docs.")
+    ] = None,
+    table_format: Annotated[
+        Format | None, typer.Option("--format", help="Of a table of another program; default: recognised.")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Pixel size in um, for tables whose positions are in pixels.")
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="YAML: what columns, classes and zones of a table mean.")
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Compare metastases with primary tumours; write cohort.html, cohort.json and cohort_patients.csv."""
+    from histo.cohort.command import analyse, headlines
+    from histo.cohort.config import CohortConfig
+    from histo.cohort.manifest import read_manifest
+    from histo.config import read_settings
+    from histo.tables.mapping import TableMapping
+
+    if out is None and not source.is_dir():
+        raise ConfigError("no folder for the report", fix="Name one with --out DIR")
+    summary = analyse(
+        source,
+        out or source,
+        read_settings(CohortConfig, config, list(settings or [])),
+        manifest=None if manifest is None else read_manifest(manifest),
+        table_format=table_format,
+        mpp=mpp,
+        mapping=None if mapping is None else read_settings(TableMapping, mapping, ()),
+    )
+    console = Console()
+    for line in headlines(summary):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"Report: {(out or source) / 'cohort.html'}", soft_wrap=True)
 
 
 @app.command()

@@ -121,10 +121,21 @@ class MeasureConfig(_Section):
 
     confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     min_zone_area_mm2: Annotated[float, Field(ge=0)] = 0.1
+    # A zone with fewer cells of any kind than this gives no density.
+    min_zone_cells: Annotated[int, Field(ge=0)] = 20
     # Kather 2018 (eLife 7:e36967): median CD8 density pooled over core and outer margin.
     phenotype_cutoff_per_mm2: Annotated[float, Field(gt=0)] = 294.9
     # Added to both densities of the core:outer ratio.
     log_ratio_offset_per_mm2: Annotated[float, Field(gt=0)] = 1.0
+    # Edge of the squares that are drawn, with what is in them, for bootstrap intervals.
+    block_um: Annotated[float, Field(gt=0)] = 500.0
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
+    # Share of tumour tiles above the cut-off, beside the phenotype of the whole.
+    inflamed_tiles: bool = False
+    tile_um: Annotated[float, Field(gt=0)] = 1000.0
+    # Nearest neighbours, cross functions, hot spots; and how often labels are permuted for their envelopes.
+    spatial: bool = True
+    permutations: Annotated[int, Field(ge=19)] = 99
 
 
 class ResultsConfig(_Section):

@@ -10,9 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from histo.errors import ConfigError
+from histo.slide.pixel_size import MAX_MPP, MIN_MPP, believable
 
 SITES = ("primary", "metastasis")
-_KNOWN = ("slide", "patient", "lesion", "site", "stain", "mpp_um")
+# Histopathological growth pattern, and its usual one-letter forms.
+GROWTH_PATTERNS = ("desmoplastic", "replacement", "pushing", "mixed")
+_GROWTH_PATTERN_LETTERS = {name[0]: name for name in GROWTH_PATTERNS}
+_KNOWN = ("slide", "patient", "lesion", "site", "stain", "mpp_um", "growth_pattern", "treatment")
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class ManifestRow:
     site: str | None
     stain: str | None
     mpp_um: float | None
+    growth_pattern: str | None
+    treatment: str | None
     covariates: Mapping[str, str]
 
 
@@ -39,6 +45,11 @@ class Manifest:
         """Return the row of a slide, or None where the manifest does not name it."""
         return self.rows.get(slide.name) or self.rows.get(slide.stem)
 
+    @property
+    def names_sites(self) -> bool:
+        """Whether any slide has a site: whether there is anything to compare."""
+        return any(row.site is not None for row in self.rows.values())
+
     def unused(self, slides: Sequence[Path]) -> list[str]:
         """Return the names that fit none of the slides."""
         names = {name for slide in slides for name in (slide.name, slide.stem)}
@@ -49,7 +60,8 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
     The CSV (comma or semicolon, UTF-8) has a column `slide` (file name), and optionally `patient`, `lesion`,
-    `site` (primary or metastasis), `stain`, `mpp_um`, and any others.
+    `site` (primary or metastasis), `stain`, `mpp_um`, `growth_pattern` (desmoplastic, replacement, pushing or
+    mixed, or their first letter), `treatment`, and any others: covariates.
 
     Raises
     ------
@@ -79,6 +91,8 @@ def read_manifest(path: Path) -> Manifest:
         )
     mistakes: list[str] = []
     rows: dict[str, ManifestRow] = {}
+    # (patient, lesion): its site
+    sites: dict[tuple[str | None, str], str] = {}
     records: list[dict[str, str]] = [
         {str(key): str(value).strip() for key, value in record.items()}
         for record in frame.to_dict(orient="records")
@@ -91,28 +105,52 @@ def read_manifest(path: Path) -> Manifest:
         if slide in rows:
             mistakes.append(f"line {line}: slide {slide!r} is named twice")
             continue
-        site = record.get("site", "").lower() or None
-        if site is not None and site not in SITES:
-            mistakes.append(f"line {line}: site {site!r} is neither {' nor '.join(SITES)}")
         rows[slide] = ManifestRow(
             slide=slide,
             patient=record.get("patient") or None,
             lesion=record.get("lesion") or None,
-            site=site,
+            site=_one_of("site", record, SITES, {}, line, mistakes),
             stain=record.get("stain") or None,
             mpp_um=_pixel_size(record.get("mpp_um", ""), line, mistakes),
+            growth_pattern=_one_of(
+                "growth_pattern", record, GROWTH_PATTERNS, _GROWTH_PATTERN_LETTERS, line, mistakes
+            ),
+            treatment=record.get("treatment") or None,
             covariates={key: value for key, value in record.items() if key not in _KNOWN and value},
         )
+        row = rows[slide]
+        if row.lesion is not None and row.site is not None:
+            before = sites.setdefault((row.patient, row.lesion), row.site)
+            if before != row.site:
+                mistakes.append(f"line {line}: lesion {row.lesion!r} is {row.site}, before it was {before}")
     if mistakes:
         raise ConfigError("; ".join(mistakes), path=path, fix="Correct these lines of the manifest")
     return Manifest(path=path, rows=rows)
+
+
+def _one_of(
+    column: str,
+    record: Mapping[str, str],
+    known: Sequence[str],
+    short: Mapping[str, str],
+    line: int,
+    mistakes: list[str],
+) -> str | None:
+    text = record.get(column, "").lower()
+    value = short.get(text, text)
+    if value and value not in known:
+        mistakes.append(f"line {line}: {column} {text!r} is not one of {', '.join(known)}")
+    return value or None
 
 
 def _pixel_size(text: str, line: int, mistakes: list[str]) -> float | None:
     if not text:
         return None
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         mistakes.append(f"line {line}: mpp_um {text!r} is not a number")
         return None
+    if not believable(value):
+        mistakes.append(f"line {line}: mpp_um {text} is outside {MIN_MPP:g} to {MAX_MPP:g} um")
+    return value

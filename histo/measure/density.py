@@ -34,9 +34,9 @@ def poisson_density(n: int, area_mm2: float, level: float) -> Estimate:
 
 
 def zone_density(n: int, area_mm2: float, *, min_area_mm2: float, level: float) -> Estimate:
-    """Return `poisson_density`, or why there is none: the zone is too small to give one."""
+    """Return `poisson_density`, or why there is none: the area is too small to give one."""
     if area_mm2 < min_area_mm2 or area_mm2 <= 0:
-        reason = f"only {area_mm2:.3f} mm2 of assessed tissue in this zone, {min_area_mm2:g} mm2 needed"
+        reason = f"only {area_mm2:.3f} mm2 of assessed tissue, {min_area_mm2:g} mm2 needed"
         return Estimate.missing(PER_MM2, reason)
     return poisson_density(n, area_mm2, level)
 

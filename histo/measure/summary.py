@@ -102,6 +102,8 @@ class ZoneSummary(_Record):
     n_cd8: int | None
     area_mm2: float | None
     cd8_density: Estimate
+    # The same density, its interval from a bootstrap over blocks of tissue: wider where cells cluster.
+    cd8_density_by_blocks: Estimate
     cd8_fraction: Estimate
 
 
@@ -151,4 +153,6 @@ class SlideSummary(_Record):
     exclusion: ExclusionSummary
     # None where zones cannot be assessed.
     distance_profile: list[DistanceBin] | None = None
+    # Further measures of exclusion and of pattern by name; `histo.measure.catalogue` says what each is.
+    measures: dict[str, Estimate]
     flags: list[Flag]

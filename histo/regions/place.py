@@ -62,7 +62,11 @@ class Regions:
     @property
     def assessed_area_mm2(self) -> float:
         """Area of assessed tissue."""
-        return _area_mm2(self.assessed, self.coverage, self.mpp)
+        return self.area_mm2(self.assessed)
+
+    def area_mm2(self, mask: NDArray[np.bool_]) -> float:
+        """Return the area of pixels, a (rows, columns) mask, as far as it counts."""
+        return _area_mm2(mask, self.coverage, self.mpp)
 
     @property
     def zone_area_mm2(self) -> dict[str, float]:

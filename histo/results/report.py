@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Sequence
-from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from PIL import Image
 
-from histo.errors import ResultsError
-from histo.measure.summary import ZONES, DistanceBin, Estimate, SlideSummary
+from histo.measure.catalogue import FURTHER
+from histo.measure.summary import ZONES, DistanceBin, SlideSummary
 from histo.results.atomic import write_text
-
-_PICTURE_PX: Final = 1600
-# Stands for the page's own text colour until the drawing is in the page.
-_INK: Final = "#010203"
-_ACCENT: Final = "#c2189b"
+from histo.results.page import ACCENT, INK, drawing, embed, environment, inline_svg
 
 
 def write_report(
@@ -52,13 +39,14 @@ def render_report(
     """Return the report as HTML; parameters and errors as in `write_report`."""
     border_um = summary.exclusion.border_length_um
     return (
-        _environment()
+        environment()
         .get_template("slide_report.html")
         .render(
             s=summary,
             zones=[(zone.replace("_", " "), summary.zones[zone]) for zone in ZONES if zone in summary.zones],
             border_mm=None if border_um is None else border_um / 1000,
-            picture=None if overlay is None else _embed(overlay),
+            measures=[(m, summary.measures[m.name]) for m in FURTHER if m.name in summary.measures],
+            picture=None if overlay is None else embed(overlay),
             profile=profile_svg(summary.distance_profile) if summary.distance_profile else None,
             interval_name=(
                 "confidence interval"
@@ -95,17 +83,6 @@ def methods_sentence(summary: SlideSummary) -> str:
 
 def profile_svg(bins: Sequence[DistanceBin]) -> Markup:
     """Draw CD8+ density against signed distance to the border as inline SVG in the page's text colour."""
-    style: dict[Any, Any] = {
-        "svg.hashsalt": "histo",
-        "svg.fonttype": "none",
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-    }
     known = [step for step in bins if step.cd8_density.value is not None]
     low, high, value = (
         np.array([(step.low_um, step.high_um, step.cd8_density.value) for step in known], np.float64)
@@ -117,69 +94,14 @@ def profile_svg(bins: Sequence[DistanceBin]) -> Markup:
         for step in known
         if step.cd8_density.low is not None and step.cd8_density.high is not None
     ]
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(7.2, 2.9), layout="constrained")
-        FigureCanvasSVG(figure)
+    with drawing(7.2, 2.9) as figure:
         axes = figure.add_subplot()
-        axes.patch.set_visible(False)
-        figure.patch.set_visible(False)
-        axes.bar(low, value, width=high - low, align="edge", color=_ACCENT, alpha=0.7, linewidth=0)
+        axes.bar(low, value, width=high - low, align="edge", color=ACCENT, alpha=0.7, linewidth=0)
         if with_interval:
-            axes.vlines(*zip(*with_interval, strict=True), color=_INK, linewidth=0.8)
-        axes.axvline(0, color=_INK, linewidth=1.2)
+            axes.vlines(*zip(*with_interval, strict=True), color=INK, linewidth=0.8)
+        axes.axvline(0, color=INK, linewidth=1.2)
         axes.set_xlabel("signed distance to tumour border (µm): inside the tumour < 0 < outside")
         axes.set_ylabel("CD8+ cells per mm²")
         # Steps with little tissue have intervals that would leave no room for the rest.
         axes.set_ylim(0, 1.3 * max(value.max(initial=0), 1.0))
-        axes.spines[["top", "right"]].set_visible(False)
-        text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # Nothing but numbers and the words above went in.
-    return Markup(re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL))
-
-
-def _embed(path: Path) -> str:
-    """Return a picture as a data URI, at most `_PICTURE_PX` long."""
-    try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
-            small.thumbnail((_PICTURE_PX, _PICTURE_PX), Image.Resampling.LANCZOS)
-    except OSError as error:
-        raise ResultsError(f"the picture cannot be read ({error})", path=path) from None
-    buffer = BytesIO()
-    # Thin coloured lines need full colour resolution.
-    small.save(buffer, "JPEG", quality=88, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("histo.results"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters.update(number=_number, count=_count, percent=_percent)
-    return environment
-
-
-def _number(value: float, digits: int = 3) -> str:
-    """Write a number with so many significant digits, never in powers of ten unless tiny."""
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-4:
-        return f"{value:.1e}"
-    places = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
-    text = f"{value:,.{places}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _count(value: Any) -> Any:
-    return Markup('<span class="na">NA</span>') if value is None else f"{value:,}"
-
-
-def _percent(share: Estimate) -> Estimate:
-    """Return a share as a percentage."""
-    if share.value is None:
-        return share
-    low, high = (None if end is None else end * 100 for end in (share.low, share.high))
-    return Estimate(value=share.value * 100, low=low, high=high, unit="%")
+        return inline_svg(figure, "CD8+ density by signed distance to the tumour border")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histo.errors import ResultsError
+from histo.measure.catalogue import FURTHER
 from histo.measure.summary import ZONES, Estimate, SlideSummary
 from histo.results.atomic import replacing
 
@@ -51,6 +52,7 @@ COLUMNS: Final[dict[str, pa.DataType]] = {
     "log2_core_outer_low": _NUMBER,
     "log2_core_outer_high": _NUMBER,
     "phenotype": _TEXT,
+    **{measure.name: _NUMBER for measure in FURTHER},
     "not_assessable": _TEXT,  # what has no number, and why: "core: ...; phenotype: ..."
     "flags": _TEXT,  # codes, separated by spaces
 }
@@ -109,6 +111,9 @@ class SlideRow:
             values[f"n_cd8_{zone}"] = measured.n_cd8
             values.update(_with_interval(f"cd8_density_{zone}_per_mm2", measured.cd8_density))
             reasons[zone] = measured.cd8_density.not_assessable
+        for name, estimate in summary.measures.items():
+            values[name] = estimate.value
+            reasons[name] = estimate.not_assessable
         reasons["log2_core_outer"] = summary.exclusion.log2_core_outer.not_assessable
         reasons["phenotype"] = summary.exclusion.phenotype_not_assessable
         values["not_assessable"] = _reasons(reasons)
@@ -145,7 +150,7 @@ def write_slides_table(folder: Path, rows: Sequence[SlideRow]) -> None:
     with replacing(folder / "slides.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: _for_csv(value) for name, value in record.items()} for record in records)
+        writer.writerows({name: for_csv(value) for name, value in record.items()} for record in records)
     with replacing(folder / "slides.parquet") as part:
         pq.write_table(table, part, compression="zstd")
 
@@ -179,7 +184,8 @@ def _reasons(reasons: dict[str, str | None]) -> str | None:
     return "; ".join(f"{', '.join(what)}: {reason}" for reason, what in by_reason.items()) or None
 
 
-def _for_csv(value: Any) -> Any:
+def for_csv(value: Any) -> Any:
+    """Return a value for a CSV: an apostrophe goes before text that a spreadsheet would run as a formula."""
     if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
         return f"'{value}"
     return value

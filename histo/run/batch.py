@@ -30,6 +30,8 @@ from rich.progress import (
 
 from histo import __version__
 from histo.cells.build import Detector, build_detector
+from histo.cohort.command import analyse, headlines
+from histo.cohort.config import CohortConfig
 from histo.cohort.manifest import Manifest, ManifestRow
 from histo.config import Config
 from histo.errors import ConfigError, HistoError
@@ -158,7 +160,21 @@ def run_batch(
         if rows:
             write_slides_table(out, rows)
             write_text(out / "run.json", json.dumps(record.as_dict(rows, n_kept), indent=2))
+    if manifest is not None and manifest.names_sites:
+        _compare_sites(out, manifest, console)
     return BatchResult(rows=rows, n_kept=n_kept)
+
+
+def _compare_sites(out: Path, manifest: Manifest, console: Console) -> None:
+    """Write the cohort's report beside the slides' results; what is in the way of it stops nothing."""
+    try:
+        summary = analyse(out, out, CohortConfig(), manifest=manifest)
+    except HistoError as error:
+        log.warning("no report of the cohort: %s", error)
+        return
+    for line in headlines(summary):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    console.print(f"Cohort: {out / 'cohort.html'}", soft_wrap=True)
 
 
 def slide_ids(slides: Sequence[Path]) -> list[str]:

@@ -23,6 +23,7 @@ from histo.cells.table import CD8, CELL_COLUMNS, cell_frame
 from histo.config import Config
 from histo.errors import TileReadError
 from histo.measure.density_map import DensityMap
+from histo.measure.points import PointCollector
 from histo.measure.slide import measure_slide
 from histo.measure.summary import SlideSummary, TileFailure, TissueSummary
 from histo.measure.tally import Tally
@@ -158,6 +159,7 @@ def _analyse(
     # Cells further out than a pixel from assessed tissue depend on which cores happen to reach them.
     near_tissue = ndimage.binary_dilation(tissue.assessed, np.ones((3, 3), bool))
     tally = Tally()
+    points = PointCollector()
     density = DensityMap(slide.size_um, config.results.density_map_um)
     overlay = Overlay(
         slide,
@@ -192,6 +194,7 @@ def _analyse(
             outlines = found.outlines[keep]
             n_cells += len(cells)
             tally.add(cells)
+            points.add(cells)
             counted = cells[(cells["cell_class"] == CD8) & cells["in_tissue"]]
             density.add(counted["x_um"].to_numpy(), counted["y_um"].to_numpy())
             overlay.add(cells, outlines)
@@ -210,7 +213,9 @@ def _analyse(
     shapes = {"tumour": regions.tumour, "tumour border": regions.border}
     write_annotations_geojson(folder / "regions.geojson", shapes, slide.mpp)
     tissue_area_mm2 = tissue.area_mm2(tissue.mask)
-    measures = measure_slide(tally, regions, tissue_area_mm2=tissue_area_mm2, config=config.measure)
+    measures = measure_slide(
+        tally, points.points(), regions, tissue_area_mm2=tissue_area_mm2, config=config.measure
+    )
     excluded_mm2 = {
         name: tissue.area_mm2(mask & tissue.mask & ~tissue.assessed)
         for name, mask in tissue.artefacts.items()

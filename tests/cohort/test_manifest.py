@@ -32,8 +32,27 @@ def test_semicolons_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     assert manifest.rows["a"].patient == "P1"
 
 
+def test_growth_patterns_and_treatment(tmp_path: Path) -> None:
+    manifest = read_manifest(
+        write(tmp_path, "slide,growth_pattern,treatment\na,D,none\nb,Replacement,FOLFOX\nc,,\n")
+    )
+    assert [manifest.rows[name].growth_pattern for name in "abc"] == ["desmoplastic", "replacement", None]
+    assert [manifest.rows[name].treatment for name in "abc"] == ["none", "FOLFOX", None]
+    assert not manifest.names_sites
+
+
+def test_a_lesion_has_one_site_but_patients_may_number_theirs_alike(tmp_path: Path) -> None:
+    columns = "slide,patient,lesion,site\n"
+    read_manifest(write(tmp_path, columns + "a,P1,L1,primary\nb,P2,L1,metastasis\n"))
+    with pytest.raises(ConfigError, match="line 3: lesion 'L1' is metastasis, before it was primary"):
+        read_manifest(write(tmp_path, columns + "a,P1,L1,primary\nb,P1,L1,metastasis\n"))
+
+
 def test_every_mistake_is_listed_with_its_line(tmp_path: Path) -> None:
-    path = write(tmp_path, "slide,site,mpp_um\na,lung,0.25\na,primary,0.5\n,primary,\nb,primary,small\n")
+    path = write(
+        tmp_path,
+        "slide,site,mpp_um,growth_pattern\na,lung,0.25,\na,primary,0.5,\n,primary,,\nb,primary,small,x\nc,,7,\n",
+    )
     with pytest.raises(ConfigError) as error:
         read_manifest(path)
     text = str(error.value)
@@ -42,6 +61,8 @@ def test_every_mistake_is_listed_with_its_line(tmp_path: Path) -> None:
         "line 3: slide 'a' is named twice",
         "line 4: no slide",
         "line 5: mpp_um",
+        "line 5: growth_pattern 'x'",
+        "line 6: mpp_um 7 is outside",
     ):
         assert part in text
 

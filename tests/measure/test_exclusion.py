@@ -13,7 +13,12 @@ from scipy.stats import mannwhitneyu
 
 from histo.config import MeasureConfig
 from histo.measure.density import poisson_density
-from histo.measure.exclusion import PHENOTYPE_RULE, kather_phenotype, log2_core_outer
+from histo.measure.exclusion import (
+    PHENOTYPE_RULE,
+    infiltration_fraction,
+    kather_phenotype,
+    log2_density_ratio,
+)
 from histo.measure.summary import Estimate
 
 CUTOFF = MeasureConfig().phenotype_cutoff_per_mm2
@@ -22,6 +27,10 @@ NONE = Estimate.missing("/mm2", "too small")
 
 def density(value):
     return poisson_density(round(value * 10), 10.0, 0.95)
+
+
+def log2_ratio(core, outer, offset):
+    return log2_density_ratio(core, outer, offset, names=("tumour core", "outer margin"))
 
 
 class TestPhenotype:
@@ -55,12 +64,12 @@ class TestPhenotype:
 
 class TestRatio:
     def test_value(self):
-        ratio = log2_core_outer(density(29.6), density(455.6), 1.0)
+        ratio = log2_ratio(density(29.6), density(455.6), 1.0)
         assert ratio.value == pytest.approx(log2(30.6 / 456.6))
 
     def test_interval_against_the_formula(self):
         core, outer = poisson_density(40, 2.0, 0.95), poisson_density(90, 1.0, 0.95)
-        ratio = log2_core_outer(core, outer, 1.0)
+        ratio = log2_ratio(core, outer, 1.0)
         low = ratio.value - np.hypot(log2(21 / (core.low + 1)), log2((outer.high + 1) / 91))
         high = ratio.value + np.hypot(log2((core.high + 1) / 21), log2(91 / (outer.low + 1)))
         assert (ratio.low, ratio.high) == pytest.approx((low, high))
@@ -75,7 +84,7 @@ class TestRatio:
         for n_core, n_outer in zip(
             rng.poisson(core * area, 400), rng.poisson(outer * area, 400), strict=True
         ):
-            ratio = log2_core_outer(
+            ratio = log2_ratio(
                 poisson_density(int(n_core), area, 0.95), poisson_density(int(n_outer), area, 0.95), 1.0
             )
             covered += ratio.low <= truth <= ratio.high
@@ -84,7 +93,7 @@ class TestRatio:
     @given(core=st.integers(0, 10_000), outer=st.integers(0, 10_000), area=st.floats(0.1, 100))
     def test_finite_ordered_and_mirrored(self, core, outer, area):
         a, b = poisson_density(core, area, 0.95), poisson_density(outer, 1.0, 0.95)
-        ratio, inverse = log2_core_outer(a, b, 1.0), log2_core_outer(b, a, 1.0)
+        ratio, inverse = log2_ratio(a, b, 1.0), log2_ratio(b, a, 1.0)
         assert np.isfinite([ratio.low, ratio.value, ratio.high]).all()
         assert ratio.low < ratio.value < ratio.high
         assert (ratio.low, ratio.high) == pytest.approx((-inverse.high, -inverse.low))
@@ -94,7 +103,33 @@ class TestRatio:
         [(NONE, density(5), "tumour core: too small"), (density(5), NONE, "outer margin: too small")],
     )
     def test_no_ratio_without_a_density(self, core, outer, reason):
-        assert log2_core_outer(core, outer, 1.0).not_assessable == reason
+        assert log2_ratio(core, outer, 1.0).not_assessable == reason
+
+
+class TestInfiltrationFraction:
+    def test_value_and_limits(self):
+        # 30 of 100 cells; areas 1 and 2: densities 30 and 35.
+        found = infiltration_fraction(30, 1.0, 70, 2.0, 0.95)
+        assert found.value == pytest.approx(30 / 65)
+        # Clopper-Pearson limits of 30 in 100, as in published tables: 0.2124 to 0.3998.
+        low, high = 0.2124, 0.3998
+        assert found.low == pytest.approx(low / (low + (1 - low) / 2), abs=2e-4)
+        assert found.high == pytest.approx(high / (high + (1 - high) / 2), abs=2e-4)
+
+    @pytest.mark.parametrize(("core", "outer", "value"), [(0, 9, 0.0), (9, 0, 1.0)])
+    def test_all_on_one_side(self, core, outer, value):
+        found = infiltration_fraction(core, 1.0, outer, 1.0, 0.95)
+        assert found.value == value
+        assert (found.low, found.high)[int(value)] == value
+
+    def test_no_cell_at_all(self):
+        assert infiltration_fraction(0, 1.0, 0, 1.0, 0.95).not_assessable.startswith("no CD8+ cell")
+
+    @given(n=st.integers(0, 5000), m=st.integers(1, 5000), a=st.floats(0.1, 50), b=st.floats(0.1, 50))
+    def test_ordered_and_complementary(self, n, m, a, b):
+        one, other = infiltration_fraction(n, a, m, b, 0.95), infiltration_fraction(m, b, n, a, 0.95)
+        assert one.low <= one.value <= one.high
+        assert (one.low, one.high) == pytest.approx((1 - other.high, 1 - other.low), abs=1e-9)
 
 
 # Kather 2018 ----------------------------------------------------------------------------------------------
@@ -171,7 +206,7 @@ def test_kather_phenotypes(estimates, cancer, counts):
 def test_kather_core_outer_ratio(estimates):
     ratio = {
         cancer: [
-            log2_core_outer(core, outer, 1.0).value
+            log2_ratio(core, outer, 1.0).value
             for core, outer in zip(group["TU_CORE"], group["MARG_500_OUT"], strict=True)
         ]
         for cancer, group in estimates.groupby(level="cancer")

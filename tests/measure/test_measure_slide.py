@@ -13,7 +13,9 @@ from shapely.geometry import MultiPolygon, Point, box
 
 from histo.cells.table import CD8, CELL_COLUMNS, OTHER, cell_frame, empty_cells
 from histo.config import MeasureConfig, RegionsConfig
+from histo.measure.catalogue import FURTHER
 from histo.measure.density import poisson_density, wilson_fraction
+from histo.measure.points import PointCollector
 from histo.measure.slide import PROFILE_REACH_UM, distance_profile, measure_slide
 from histo.measure.summary import ZONES, ZoneSummary
 from histo.measure.tally import PROFILE_BIN_UM, Tally
@@ -51,6 +53,14 @@ def cells_at(regions, x, y, cd8):
         "signed_distance_um": place.signed_distance_um,
     }
     return cell_frame(columns, CELL_COLUMNS)
+
+
+def measured(cells, regions, *, tissue_area_mm2=16.0, config=CONFIG):
+    tally, collector = Tally(), PointCollector()
+    for start in range(0, len(cells), 6000):
+        tally.add(cells[start : start + 6000])
+        collector.add(cells[start : start + 6000])
+    return measure_slide(tally, collector.points(), regions, tissue_area_mm2=tissue_area_mm2, config=config)
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +123,9 @@ class TestTally:
 
 class TestMeasureSlide:
     def test_excluded_pattern(self, disc, cells):
-        tally = Tally()
-        tally.add(cells)
-        found = measure_slide(tally, disc, tissue_area_mm2=16.0, config=CONFIG)
-        assert found.cd8_density == poisson_density(tally.n_cd8, 16.0, 0.95)
-        assert found.cd8_fraction == wilson_fraction(tally.n_cd8, 20_000, 0.95)
+        found = measured(cells, disc)
+        assert found.cd8_density == poisson_density(found.n_cd8, 16.0, 0.95)
+        assert found.cd8_fraction == wilson_fraction(found.n_cd8, 20_000, 0.95)
         # 20,000 cells on 16 mm2, half of those outside CD8+.
         assert found.zones["outer_margin"].cd8_density.value == pytest.approx(625, rel=0.05)
         assert found.zones["far"].cd8_fraction.value == pytest.approx(0.5, abs=0.02)
@@ -130,10 +138,7 @@ class TestMeasureSlide:
         assert found.exclusion.border_length_um == pytest.approx(2000 * np.pi, rel=0.01)
 
     def test_zone_too_small(self, disc, cells):
-        tally = Tally()
-        tally.add(cells)
-        config = MeasureConfig(min_zone_area_mm2=1.0)
-        found = measure_slide(tally, disc, tissue_area_mm2=16.0, config=config)
+        found = measured(cells, disc, config=MeasureConfig(min_zone_area_mm2=1.0))
         core = found.zones["core"]
         assert core.area_mm2 == pytest.approx(np.pi / 4, rel=0.01)
         assert core.n_cells is not None
@@ -143,11 +148,9 @@ class TestMeasureSlide:
         assert "tumour core" in found.exclusion.log2_core_outer.not_assessable
 
     def test_less_area_where_some_was_unread(self, disc, cells):
-        tally = Tally()
-        tally.add(cells)
         half = replace(disc, coverage=disc.coverage / 2)
-        found = measure_slide(tally, half, tissue_area_mm2=16.0, config=CONFIG)
-        assert found.cd8_density.value == pytest.approx(tally.n_cd8 / 8.0)
+        found = measured(cells, half)
+        assert found.cd8_density.value == pytest.approx(found.n_cd8 / 8.0)
         assert found.zones["far"].area_mm2 == pytest.approx(disc.zone_area_mm2["far"] / 2)
 
     @pytest.mark.parametrize("tumour", [None, box(-100, -100, 4100, 4100)])
@@ -155,18 +158,16 @@ class TestMeasureSlide:
         regions = regions_of(tumour)
         rng = np.random.default_rng(0)
         x, y = rng.uniform(0, 4000, (2, 1000))
-        tally = Tally()
-        tally.add(cells_at(regions, x, y, np.arange(1000) < 300))
-        found = measure_slide(tally, regions, tissue_area_mm2=16.0, config=CONFIG)
+        found = measured(cells_at(regions, x, y, np.arange(1000) < 300), regions)
         assert found.cd8_density.value == pytest.approx(300 / 16)
         assert found.cd8_fraction.value == pytest.approx(0.3)
         reason = regions.not_assessable
         for zone in ZONES:
-            measured = found.zones[zone]
-            assert isinstance(measured, ZoneSummary)
-            assert (measured.n_cells, measured.n_cd8, measured.area_mm2) == (None, None, None)
-            assert measured.cd8_density.not_assessable == reason
-            assert measured.cd8_fraction.not_assessable == reason
+            told = found.zones[zone]
+            assert isinstance(told, ZoneSummary)
+            assert (told.n_cells, told.n_cd8, told.area_mm2) == (None, None, None)
+            assert told.cd8_density.not_assessable == reason
+            assert told.cd8_fraction.not_assessable == reason
         assert found.exclusion.phenotype is None
         assert found.exclusion.phenotype_not_assessable == reason
         assert found.exclusion.log2_core_outer.not_assessable == reason
@@ -178,20 +179,100 @@ class TestMeasureSlide:
     )
     def test_empty_slide(self, tissue_area, reason):
         regions = regions_of(None, tissue=np.zeros((500, 500), bool))
-        tally = Tally()
-        tally.add(empty_cells())
-        found = measure_slide(tally, regions, tissue_area_mm2=tissue_area, config=CONFIG)
+        found = measured(empty_cells(), regions, tissue_area_mm2=tissue_area)
         assert found.n_cells == 0
         assert found.cd8_density.value is None
         assert reason in found.cd8_density.not_assessable
         assert reason in found.cd8_fraction.not_assessable
 
-    def test_no_cells_is_a_density_of_zero(self, disc):
-        found = measure_slide(Tally(), disc, tissue_area_mm2=16.0, config=CONFIG)
+    def test_no_cells_at_all(self, disc):
+        found = measured(empty_cells(), disc)
         assert found.cd8_density.value == 0
         assert found.cd8_density.high > 0
         assert found.cd8_fraction.not_assessable == "no nuclei"
+        # No density of 0 for a zone in which nothing was found, not even other nuclei.
+        assert "only 0 cells" in found.zones["core"].cd8_density.not_assessable
+        assert found.exclusion.phenotype is None
+
+    def test_no_cd8_cells_is_a_density_of_zero(self, disc):
+        rng = np.random.default_rng(3)
+        x, y = rng.uniform(0, 4000, (2, 5000))
+        found = measured(cells_at(disc, x, y, np.zeros(5000, bool)), disc)
+        assert found.zones["core"].cd8_density.value == 0
         assert found.exclusion.phenotype == "desert"
+        assert found.measures["infiltration_fraction"].not_assessable.startswith("no CD8+ cell")
+
+    def test_few_cells_in_a_zone(self, disc, cells):
+        inside = cells["zone"] == "core"
+        thinned = cells[~inside | (np.cumsum(inside) <= 19)]
+        found = measured(thinned, disc)
+        assert found.zones["core"].n_cells == 19
+        assert "only 19 cells" in found.zones["core"].cd8_density.not_assessable
+        assert (
+            measured(thinned, disc, config=MeasureConfig(min_zone_cells=19)).zones["core"].cd8_density.value
+            == 0
+        )
+
+    def test_interval_by_blocks_holds_the_same_density_and_is_wider_where_cells_cluster(self, disc):
+        rng = np.random.default_rng(7)
+        centres = rng.uniform(0, 4000, (60, 2))
+        points = (centres[:, None] + rng.normal(0, 60, (60, 200, 2))).reshape(-1, 2)
+        x, y = points[((points > 0) & (points < 4000)).all(axis=1)].T
+        found = measured(cells_at(disc, x, y, np.ones(len(x), bool)), disc)
+        for zone in ("outer_margin", "far"):
+            exact, blocks = found.zones[zone].cd8_density, found.zones[zone].cd8_density_by_blocks
+            assert blocks.value == pytest.approx(exact.value, rel=1e-6)
+            assert blocks.high - blocks.low > 3 * (exact.high - exact.low)
+
+
+class TestFurtherMeasures:
+    def test_every_measure_is_in_the_catalogue_and_in_its_order(self, disc, cells):
+        found = measured(cells, disc, config=MeasureConfig(inflamed_tiles=True)).measures
+        assert list(found) == [measure.name for measure in FURTHER]
+        units = {measure.name: measure.unit for measure in FURTHER}
+        assert {name: estimate.unit for name, estimate in found.items()} == units
+
+    def test_without_a_border_the_same_names_have_reasons(self):
+        rng = np.random.default_rng(0)
+        regions = regions_of(None)
+        x, y = rng.uniform(0, 4000, (2, 1000))
+        found = measured(cells_at(regions, x, y, np.arange(1000) < 300), regions)
+        assert list(found.measures) == [m.name for m in FURTHER if m.name != "inflamed_tile_share"]
+        assert found.measures["log2_core_far"].not_assessable == regions.not_assessable
+        # What needs no border is still there.
+        assert found.measures["cd8_ann_index"].value == pytest.approx(1, abs=0.1)
+
+    def test_exclusion_is_seen_by_each(self, disc, cells):
+        found = measured(cells, disc).measures
+        assert found["infiltration_fraction"].value == 0
+        assert found["log2_core_far"].value < -8
+        assert found["log2_outer_far"].value == pytest.approx(0, abs=0.3)
+        assert found["immunodrop"].not_assessable is not None or found["immunodrop"].value > 5
+
+    def test_epithelium_against_stroma(self):
+        tumour, stroma = Point(2000, 2000).buffer(1000), Point(2000, 2000).buffer(600)
+        annotations = Annotations(
+            {"tumour": MultiPolygon([tumour]), "stroma": MultiPolygon([stroma])}, Path("a.geojson")
+        )
+        tissue = np.ones((500, 500), bool)
+        regions = place_regions(
+            annotations,
+            tissue=tissue,
+            assessed=tissue,
+            coverage=np.ones(tissue.shape, np.float32),
+            mpp=8.0,
+            config=RegionsConfig(),
+        )
+        rng = np.random.default_rng(4)
+        x, y = rng.uniform(0, 4000, (2, 40_000))
+        in_stroma = np.hypot(x - 2000, y - 2000) < 600
+        cd8 = rng.random(40_000) < np.where(in_stroma, 0.4, 0.1)
+        ratio = measured(cells_at(regions, x, y, cd8), regions).measures["log2_epithelium_stroma"]
+        assert ratio.low < -2 < ratio.high
+
+    def test_spatial_measures_can_be_left_out(self, disc, cells):
+        found = measured(cells, disc, config=MeasureConfig(spatial=False)).measures
+        assert "cd8_ann_index" not in found
 
 
 class TestDistanceProfile:

@@ -67,6 +67,11 @@ def make_summary(slide_id: str = "slide-1", *, assessable: bool = True, **change
             n_cd8=n if assessable else None,
             area_mm2=area if assessable else None,
             cd8_density=density if assessable else missing,
+            cd8_density_by_blocks=(
+                Estimate(value=n / area, low=0.7 * n / area, high=1.4 * n / area, unit="1/mm2")
+                if assessable
+                else missing
+            ),
             cd8_fraction=Estimate(value=1 / 9, unit="1") if assessable else missing,
         )
     values: dict[str, Any] = {
@@ -127,6 +132,14 @@ def make_summary(slide_id: str = "slide-1", *, assessable: bool = True, **change
             phenotype_cutoff_per_mm2=294.9,
         ),
         "distance_profile": _profile() if assessable else None,
+        "measures": {
+            "infiltration_fraction": (
+                Estimate(value=0.22, low=0.2, high=0.24, unit="fraction of density")
+                if assessable
+                else missing
+            ),
+            "log2_epithelium_stroma": Estimate.missing("log2 ratio", "no stroma is marked inside the tumour"),
+        },
         "flags": [Flag(code="unread_tiles", message="1 tile could not be read.")] if assessable else [],
     }
     return SlideSummary(**{**values, **changes})

@@ -1,0 +1,134 @@
+"""Sentences of the cohort report: the answer, the methods to be pasted into a paper, and the limits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from histo.cohort.summary import CohortSummary, Comparison, StainResults
+
+_REFERENCES: Final = {
+    "kather": "Kather JN et al. Topography of cancer-associated immune cells in human solid tumors. "
+    "eLife 2018;7:e36967. doi 10.7554/eLife.36967",
+    "mann": "Mann HB, Whitney DR. On a test of whether one of two random variables is stochastically larger "
+    "than the other. Ann Math Stat 1947;18:50-60",
+    "wilcoxon": "Wilcoxon F. Individual comparisons by ranking methods. Biometrics Bull 1945;1:80-83",
+    "hodges": "Hodges JL, Lehmann EL. Estimates of location based on rank tests. "
+    "Ann Math Stat 1963;34:598-611",
+    "cliff": "Feng D, Cliff N. Monte Carlo evaluation of ordinal d with improved confidence interval. "
+    "J Mod Appl Stat Methods 2004;3:322-332",
+    "kerby": "Kerby DS. The simple difference formula: an approach to teaching nonparametric correlation. "
+    "Compr Psychol 2014;3:11.IT.3.1",
+    "benjamini": "Benjamini Y, Hochberg Y. Controlling the false discovery rate. "
+    "J R Stat Soc B 1995;57:289-300",
+    "holm": "Holm S. A simple sequentially rejective multiple test procedure. Scand J Stat 1979;6:65-70",
+}
+
+
+def answer(stain: StainResults, primary: Comparison | None, level: float) -> str:
+    """Say in one or two sentences what the declared measure shows, no more than it does."""
+    if primary is None:
+        return "The measure declared first is not among those of this stain."
+    if primary.not_assessable is not None or primary.shift.value is None:
+        reason = primary.not_assessable or primary.shift.not_assessable
+        return f"{primary.label}: not assessable ({reason})."
+    shift = primary.shift
+    direction = "lower" if primary.shift.value < 0 else "higher"
+    text = (
+        f"In {primary.label}, metastases are {direction} than primary tumours by "
+        f"{abs(primary.shift.value):.2f}{_folds(primary)}"
+    )
+    if shift.low is None or shift.high is None:
+        return f"{text}; too few patients for an interval."
+    text += f" ({level * 100:g} % interval of the shift {shift.low:.2f} to {shift.high:.2f})"
+    if shift.low <= 0 <= shift.high:
+        return f"{text}: the data are compatible with no difference, and with one in either direction."
+    if primary.measure == "log2_core_outer" and shift.high < 0:
+        return (
+            f"{text}: {stain.positive_name} cells are kept out of the core of metastases more than of "
+            "primary tumours."
+        )
+    return f"{text}."
+
+
+def _folds(comparison: Comparison) -> str:
+    logarithmic = comparison.scale == "log2" or comparison.unit == "log2 ratio"
+    value = comparison.shift.value
+    if not logarithmic or value is None:
+        return ""
+    return f" log2 units, a factor of {2 ** abs(value):.2g}"
+
+
+def methods(summary: CohortSummary) -> list[str]:
+    """Return paragraphs for a methods section, with numbers that refer to `references`."""
+    number = {key: i for i, key in enumerate(_used(summary), start=1)}
+    designs = {stain.design for stain in summary.stains}
+    tests = []
+    if "unpaired" in designs:
+        tests.append(
+            f"the Mann-Whitney test [{number['mann']}], with Cliff's delta and its interval "
+            f"[{number['cliff']}]"
+        )
+    if "paired" in designs:
+        tests.append(
+            f"the Wilcoxon signed-rank test of the patients with both sites [{number['wilcoxon']}], with the "
+            f"matched rank-biserial correlation [{number['kerby']}]"
+        )
+    level = f"{summary.confidence_level * 100:g} %"
+    return [
+        "Zones were bands round the tumour border by signed distance "
+        f"[{number['kather']}]; a density is the number of positive cells whose centroid lies in the "
+        "assessed tissue of a zone, divided by the area of that tissue. The patient was the unit of "
+        "analysis: several slides of a patient at one site were pooled (densities: all cells over all "
+        "area; ratios: from pooled densities; other measures: mean over slides).",
+        f"Metastases and primary tumours were compared by {' and '.join(tests)}. Differences are given as "
+        f"Hodges-Lehmann shifts [{number['hodges']}] and as differences of medians with {level} intervals, "
+        f"the latter from a bootstrap over patients ({summary.bootstrap_samples:,} samples). Densities were "
+        "compared as log2(density + 1 per mm2). A permutation test, in which site labels were exchanged "
+        f"{'within' if designs == {'paired'} else 'within or between'} patients "
+        f"({summary.permutations:,} permutations), is given beside. "
+        f"The measure declared in advance was {summary.primary_measure}; its p values are adjusted after "
+        f"Holm over the stains [{number['holm']}], all others by false discovery rate over measures and "
+        f"stains [{number['benjamini']}]. Tests are two-sided.",
+        "Exclusion was tested in a negative binomial mixed model of the counts of all zones, with log area "
+        "as offset, site, zone and their interaction as fixed effects and patient and lesion as random "
+        "intercepts: the interaction says whether the step between zones differs between the sites.",
+        f"Phenotypes (inflamed, excluded, desert) follow the rule of Kather et al. [{number['kather']}]. The "
+        f"analysis was done with histo {summary.histo_version} (seed {summary.seed}).",
+    ]
+
+
+def references(summary: CohortSummary) -> list[str]:
+    """Return the references in the order of their numbers in `methods`."""
+    return [_REFERENCES[key] for key in _used(summary)]
+
+
+def _used(summary: CohortSummary) -> list[str]:
+    designs = {stain.design for stain in summary.stains}
+    used = ["kather"]
+    if "unpaired" in designs:
+        used += ["mann", "cliff"]
+    if "paired" in designs:
+        used += ["wilcoxon", "kerby"]
+    return [*used, "hodges", "holm", "benjamini"]
+
+
+def limits(summary: CohortSummary) -> list[str]:
+    """Return what these numbers cannot say."""
+    said = [
+        "Staining for CD8 shows how many CD8+ cells there are and where they stand. It says nothing about "
+        "exhaustion, function or antigen specificity, and does not tell conventional T cells from other CD8+ "
+        "cells, of which the liver holds many.",
+        "The host organ's own background differs (liver against bowel): compare ratios to far tissue beside "
+        "the densities themselves.",
+        "The growth pattern of a metastasis (desmoplastic or not) shapes its margin; where it is not "
+        "recorded and balanced, it may be what a difference shows.",
+        "An interval that includes no difference is not evidence that there is none.",
+        "Measures of one slide are correlated; adjusted p values keep the false discovery rate over those "
+        "shown here, not over others that were looked at elsewhere.",
+    ]
+    if any(stain.design == "unpaired" for stain in summary.stains):
+        said.append(
+            "In an unpaired comparison, differences between the patients of the two groups (age, treatment, "
+            "stage) are not removed."
+        )
+    return said
