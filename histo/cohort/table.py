@@ -71,6 +71,7 @@ def cohort_of_results(folder: Path, manifest: Manifest | None = None) -> CohortT
     excluded: list[Exclusion] = []
     profiles: dict[str, Sequence[DistanceBin]] = {}
     covariates: dict[str, None] = {}
+    margins: set[float] = set()
     records: list[dict[str, Any]] = table.to_dict(orient="records")  # type: ignore[assignment]
     for record in records:
         name = str(record["slide_id"])
@@ -84,6 +85,7 @@ def cohort_of_results(folder: Path, manifest: Manifest | None = None) -> CohortT
         summary = _read_summary(folder / name / "summary.json")
         covariates |= dict.fromkeys(entry.covariates)
         rows.append({**identity(name, entry), **_counts(summary), **_measured(summary)})
+        margins |= {summary.exclusion.inner_margin_um, summary.exclusion.outer_margin_um}
         if summary.distance_profile is not None:
             profiles[name] = summary.distance_profile
     measured = {name for row in rows for name in row}
@@ -100,6 +102,7 @@ def cohort_of_results(folder: Path, manifest: Manifest | None = None) -> CohortT
         covariates=tuple(covariates),
         profiles=profiles,
         positive_name="CD8+",
+        margin_um=margins.pop() if len(margins) == 1 else None,
     )
 
 

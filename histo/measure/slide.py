@@ -79,6 +79,8 @@ def measure_slide(
         zones=zones,
         exclusion=ExclusionSummary(
             border_length_um=regions.border_length_um if regions.border_length_um > 0 else None,
+            inner_margin_um=regions.margins_um[0],
+            outer_margin_um=regions.margins_um[1],
             log2_core_outer=ratio,
             phenotype=phenotype,
             phenotype_not_assessable=why_not,

@@ -111,6 +111,8 @@ class ExclusionSummary(_Record):
     """Where the CD8+ cells stand."""
 
     border_length_um: float | None
+    inner_margin_um: float
+    outer_margin_um: float
     log2_core_outer: Estimate
     phenotype: Phenotype | None
     phenotype_not_assessable: str | None

@@ -45,6 +45,7 @@ class Regions:
         NaN outside tissue and where there is no border.
     zone_map : uint8, places in `ZONE_NAMES`; 0 outside assessed tissue and where zones cannot be assessed.
     not_assessable : why there are no zones; None where there are.
+    margins_um : widths of the inner and the outer margin.
     """
 
     mpp: float
@@ -58,6 +59,7 @@ class Regions:
     signed_distance_um: NDArray[np.float32]
     zone_map: NDArray[np.uint8]
     not_assessable: str | None
+    margins_um: tuple[float, float]
 
     @property
     def assessed_area_mm2(self) -> float:
@@ -152,6 +154,7 @@ def place_regions(
         signed_distance_um=signed,
         zone_map=_zone_map(signed, counted, config),
         not_assessable=reason,
+        margins_um=(config.inner_margin_um, config.outer_margin_um),
     )
 
 

@@ -121,6 +121,8 @@ def make_summary(slide_id: str = "slide-1", *, assessable: bool = True, **change
         "zones": zones,
         "exclusion": ExclusionSummary(
             border_length_um=11200.0 if assessable else None,
+            inner_margin_um=500.0,
+            outer_margin_um=500.0,
             log2_core_outer=(
                 Estimate(value=-1.83, low=-1.95, high=-1.70, unit="log2 ratio")
                 if assessable
