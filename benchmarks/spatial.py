@@ -14,8 +14,10 @@ minutes, for the measures that they share with us. squidpy comes in an environme
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,15 +87,17 @@ data = anndata.AnnData(np.zeros((len(cells), 1), np.float32), obs=kinds)
 data.obs.index = data.obs.index.astype(str)
 data.obsm["spatial"] = cells[["x_um", "y_um"]].to_numpy()
 print("squidpy", sq.__version__)
+if sys.argv[2] == "co-occurrence":
+    begun = time.perf_counter()
+    sq.gr.co_occurrence(data, cluster_key="kind", interval=np.array([0.0, 20, 50, 100]))
+    print(f"co-occurrence to 100 um: {time.perf_counter() - begun:.1f} s", flush=True)
+    sys.exit()
 begun = time.perf_counter()
 sq.gr.spatial_neighbors(data, coord_type="generic", radius=20.0)
 print(f"neighbours within 20 um: {time.perf_counter() - begun:.1f} s", flush=True)
 begun = time.perf_counter()
 sq.gr.nhood_enrichment(data, cluster_key="kind", n_perms=199, seed=0, show_progress_bar=False, n_jobs=1)
 print(f"neighbourhood enrichment, 199 permutations: {time.perf_counter() - begun:.1f} s", flush=True)
-begun = time.perf_counter()
-sq.gr.co_occurrence(data, cluster_key="kind", interval=np.array([0.0, 20, 50, 100]), show_progress_bar=False)
-print(f"co-occurrence to 100 um: {time.perf_counter() - begun:.1f} s", flush=True)
 """
 
 SPATSTAT = """
@@ -126,7 +130,8 @@ def peers(cells: pd.DataFrame, mask: NDArray[np.bool_], folder: Path) -> None:
     cells.to_parquet(folder / "cells.parquet")
     (folder / "peer.py").write_text(SQUIDPY)
     uv = ["uv", "run", "--no-project", "--with", "squidpy", "--with", "pyarrow", "python"]
-    run([*uv, str(folder / "peer.py"), str(folder / "cells.parquet")])
+    for what in ("enrichment", "co-occurrence"):
+        run([*uv, str(folder / "peer.py"), str(folder / "cells.parquet"), what])
     if shutil.which("Rscript") is None:
         print("spatstat: no Rscript")
         return
@@ -140,16 +145,17 @@ def peers(cells: pd.DataFrame, mask: NDArray[np.bool_], folder: Path) -> None:
 def run(command: list[str]) -> None:
     print("---", " ".join(Path(word).name for word in command), flush=True)
     begun = time.perf_counter()
-    with subprocess.Popen(command) as process:
+    # A session of its own, so that what uv starts can be stopped with it.
+    with subprocess.Popen(command, start_new_session=True) as process:
         try:
             process.wait(PEER_LIMIT_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             print(f"stopped after {PEER_LIMIT_S} s")
-        # The largest of the children so far, which the peers are.
+            return
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
     print(
-        f"--- {time.perf_counter() - begun:.0f} s in all, peak memory of peers so far {peak:.2f} GB",
+        f"--- {time.perf_counter() - begun:.0f} s in all; most memory of a peer so far {peak:.2f} GB",
         flush=True,
     )
 

@@ -11,6 +11,8 @@ from histo.measure.spatial.window import PolygonWindow
 
 # As in spatstat: a pair of which hardly any copy fits into the window must not outweigh all others.
 _MAX_WEIGHT = 100.0
+# Angles below this are rounding.
+_TOUCH = 1e-9
 # Circles times edges that are looked at at once.
 _CROSSINGS_AT_ONCE = 1_000_000
 
@@ -44,7 +46,7 @@ def isotropic_weight(
     for begin in range(0, len(crossing), n_at_once):
         rows = crossing[begin : begin + n_at_once]
         angle = _angle_inside(window, centre[rows], radius_um[rows])
-        weight[rows] = np.clip(2 * pi / np.maximum(angle, 1e-12), 1, _MAX_WEIGHT)
+        weight[rows] = np.clip(2 * pi / angle, 1, _MAX_WEIGHT)
     return weight
 
 
@@ -74,4 +76,6 @@ def _angle_inside(
         # Minus: the edge runs inwards, and the circle leaves the window.
         angle -= sign * np.bincount(at_row, theta, len(centre))
         crossed[at_row] = True
-    return np.where(crossed, angle % (2 * pi), 2 * pi)
+    angle %= 2 * pi
+    # An edge that only touches the circle leaves nothing of two equal angles: the circle lies inside.
+    return np.where(crossed & (angle > _TOUCH), angle, 2 * pi)

@@ -260,7 +260,7 @@ def spatial_measures(
         return _all_missing(f"only {n_cd8} CD8+ cells in assessed tissue, {MIN_CELLS} needed", n_off)
     found: dict[str, float | str | None] = {"cells_off_tissue": n_off}
     tumour = points[tumour_region & ~cd8]
-    found |= _cd8_alone(points[cd8], window)
+    found |= _crowding(points[cd8], tumour, window)
     found |= _across_the_edge(points[cd8], window, signed_distance_um)
     if len(tumour) < MIN_CELLS:
         why = f"only {len(tumour)} tumour nuclei in assessed tissue, {MIN_CELLS} needed"
@@ -288,19 +288,29 @@ def _all_missing(reason: str, n_off: int) -> dict[str, Estimate]:
     return {name: _estimate(name, values.get(name), reason) for name in MEASURES}
 
 
-def _cd8_alone(cd8: NDArray[np.float64], window: MaskWindow) -> dict[str, float | str | None]:
+def _crowding(
+    cd8: NDArray[np.float64], tumour: NDArray[np.float64], window: MaskWindow
+) -> dict[str, float | str | None]:
     mean = kaplan_meier_mean(nearest_other(cd8), window.border_distance_um(cd8))
-    density, in_tissue, area = _densities(cd8, window)
     found: dict[str, float | str | None] = {
         "cd8_ann_index": mean / ann_index(cd8, window.area_um2).expected_um
     }
+    area = square_areas_mm2(window, _HOT_SPOT_UM)
+    in_tissue = area >= _MIN_TISSUE_SHARE * _HOT_SPOT_UM**2 / 1e6
     if in_tissue.sum() < _MIN_SQUARES:
-        few = _few_squares(in_tissue)
-        return found | {"cd8_moran_250um": few, "hot_spot_area_share": few}
+        few = f"only {int(in_tissue.sum())} squares of {_HOT_SPOT_UM:g} um with tissue, {_MIN_SQUARES} needed"
+        names = ("cd8_moran_250um", "hot_spot_area_share", "hot_spot_colocalisation")
+        return found | dict.fromkeys(names, few)
+    density, tumour_density = (
+        np.divide(square_counts(kind, window, _HOT_SPOT_UM), area, out=np.zeros(area.shape), where=area > 0)
+        for kind in (cd8, tumour)
+    )
     hot = hot_spots(density, in_tissue).hot
+    shared = colocalisation(hot, hot_spots(tumour_density, in_tissue).hot, area)
     return found | {
         "cd8_moran_250um": moran_i(density, in_tissue),
         "hot_spot_area_share": float(area[hot].sum() / area[in_tissue].sum()),
+        "hot_spot_colocalisation": "no hot spot of tumour nuclei" if shared is None else shared,
     }
 
 
@@ -351,12 +361,7 @@ def _squares(
     found["entropy_bits"] = float(entropy_bits([len(cd8), len(tumour)]))
     found["entropy_200um_bits"] = float(by_square.mean())
     found["mixed_squares_200um_percent"] = percentage_above(by_square, _MIXED_BITS)
-    density, in_tissue, area = _densities(cd8, window)
-    if in_tissue.sum() < _MIN_SQUARES:
-        return found | {"hot_spot_colocalisation": _few_squares(in_tissue)}
-    hot_tumour = hot_spots(_densities(tumour, window)[0], in_tissue).hot
-    shared = colocalisation(hot_spots(density, in_tissue).hot, hot_tumour, area)
-    return found | {"hot_spot_colocalisation": "no hot spot of tumour nuclei" if shared is None else shared}
+    return found
 
 
 def _labelling(
@@ -398,17 +403,3 @@ def _across_the_edge(
         name: reason if value is None else value
         for name, value in zip(names, (result.centre_of_mass, result.immunodrop), strict=True)
     }
-
-
-def _densities(
-    points: NDArray[np.float64], window: MaskWindow
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Return cells per mm2, whether there is tissue enough, and its area in mm2, of squares of 250 um."""
-    area = square_areas_mm2(window, _HOT_SPOT_UM)
-    counts = square_counts(points, window, _HOT_SPOT_UM)
-    density = np.divide(counts, area, out=np.zeros(area.shape), where=area > 0)
-    return density, area >= _MIN_TISSUE_SHARE * _HOT_SPOT_UM**2 / 1e6, area
-
-
-def _few_squares(in_tissue: NDArray[np.bool_]) -> str:
-    return f"only {int(in_tissue.sum())} squares of {_HOT_SPOT_UM:g} um with tissue, {_MIN_SQUARES} needed"

@@ -37,13 +37,13 @@ class PolygonWindow:
     polygon: MultiPolygon
 
     def __post_init__(self) -> None:
-        if self.polygon.is_empty or self.polygon.area == 0:
-            raise PointsError("the window is empty", fix="Give a polygon with an area.")
         if not self.polygon.is_valid:
             raise PointsError(
                 f"the window is no valid polygon: {shapely.is_valid_reason(self.polygon)}",
                 fix="Repair it first, for instance with shapely.make_valid.",
             )
+        if self.polygon.area == 0:
+            raise PointsError("the window is empty", fix="Give a polygon with an area.")
 
     @classmethod
     def of(cls, polygon: Polygon | MultiPolygon) -> PolygonWindow:

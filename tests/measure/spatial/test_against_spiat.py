@@ -113,10 +113,12 @@ def test_spiat_summary_of_pairwise_distances(image):
 def grid(image):
     """Entropy of tumour and Immune3 cells in 5 x 5 squares of the bounding box, the highest y first."""
     x0, y0, x1, y1 = image.window.polygon.bounds
-    counts = [
-        np.histogram2d(*image[kind].T[::-1], bins=5, range=((y0, y1), (x0, x1)))[0][::-1]
-        for kind in ("Tumour", "Immune3")
-    ]
+    # SPIAT's squares are open on the low side: the cells that lie lowest and furthest left are in none.
+    split = (image.points > (x0, y0)).all(axis=1)
+    counts = []
+    for kind in ("Tumour", "Immune3"):
+        x, y = image.points[split & (image.kind == kind)].T
+        counts.append(np.histogram2d(y, x, bins=5, range=((y0, y1), (x0, x1)))[0][::-1])
     return entropy_bits(np.stack(counts, axis=-1))
 
 
