@@ -10,6 +10,7 @@ import pandas as pd
 from histo import __version__
 from histo.cohort.compare import compare
 from histo.cohort.config import CohortConfig
+from histo.cohort.covariates import describe_covariates, subgroups
 from histo.cohort.exclusion_model import exclusion_model
 from histo.cohort.margins import fits, with_margins
 from histo.cohort.patients import lesion_names
@@ -76,6 +77,10 @@ def analyse_cohort(table: CohortTable, config: CohortConfig) -> CohortSummary:
     )
 
 
+def _declared(measures: Sequence[Measure], config: CohortConfig) -> Measure:
+    return next(measure for measure in measures if measure.name == config.primary_measure)
+
+
 def _in_order(stains: pd.Series[str]) -> list[str]:
     """Return each stain once: CD8 first, the others by name."""
     return sorted(set(stains), key=lambda stain: (not stain.upper().startswith("CD8"), stain))
@@ -108,6 +113,7 @@ def _stain(
     profiles = {name: table.profiles[name] for name in placed["slide_id"] if name in table.profiles}
     sensitivity = _sensitivity(placed, profiles, table.margin_um, design, config)
     positive_name = table.positive_name or f"{stain}+"
+    told = ("growth_pattern", "treatment", *table.covariates)
     return StainResults(
         stain=stain,
         positive_name=positive_name,
@@ -130,6 +136,8 @@ def _stain(
         ),
         profiles_not_assessable=None if profiles else "this source has none",
         phenotypes=_phenotypes(slides, placed, design, positive_name, config),
+        covariates=describe_covariates(placed, told),
+        subgroups=subgroups(placed, told, _declared(measures, config), design, config),
         sensitivity=() if isinstance(sensitivity, str) else sensitivity,
         sensitivity_not_assessable=sensitivity if isinstance(sensitivity, str) else None,
     )

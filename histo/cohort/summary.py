@@ -156,6 +156,24 @@ class Sensitivity(_Record):
     p: float | None
 
 
+class Covariate(_Record):
+    """How something else that is known is spread over the slides of each site, in words."""
+
+    name: str
+    by_site: dict[Site, str]
+
+
+class Subgroup(_Record):
+    """The primary measure again, within one level of a covariate; exploratory, not adjusted."""
+
+    covariate: str
+    level: str
+    n_primary: int
+    n_metastasis: int
+    shift: Estimate
+    p: float | None
+
+
 class StainResults(_Record):
     """All comparisons of the slides of one stain."""
 
@@ -172,6 +190,8 @@ class StainResults(_Record):
     profiles: tuple[Profile, ...]
     profiles_not_assessable: str | None
     phenotypes: tuple[PhenotypeShares, ...]
+    covariates: tuple[Covariate, ...]
+    subgroups: tuple[Subgroup, ...]
     sensitivity: tuple[Sensitivity, ...]
     sensitivity_not_assessable: str | None
 

@@ -272,3 +272,30 @@ class TestErrors:
         table = tmp_path / "zones.csv"
         table.write_text("slide,zone,n_positive,area_mm2\na,core,3,1\n")
         assert "--out" in self.invoke(table)
+
+
+class TestCovariates:
+    def test_they_are_spread_over_the_sites(self, cohort):
+        _, summary, _ = cohort
+        told = {row.name: row.by_site for row in summary.stains[0].covariates}
+        assert told["growth_pattern"] == {"primary": "not recorded", "metastasis": "desmoplastic: 11"}
+        assert told["age"]["primary"] == "64 (62 to 66)"
+
+    def test_the_answer_within_levels(self, tmp_path):
+        folder, manifest = results(tmp_path / "levels", n_pairs=14, n_single=0)
+        lines = manifest.read_text().splitlines()
+        # Half of the metastases are of the replacement type; the last patients are few.
+        changed = [
+            line.replace(",d,", ",r,")
+            if line.startswith(("P0_", "P1_", "P2_", "P3_", "P4_", "P5_"))
+            else line
+            for line in lines
+        ]
+        manifest.write_text("\n".join(changed) + "\n")
+        assert run(folder, "--manifest", manifest).exit_code == 0
+        summary = CohortSummary.model_validate_json((folder / "cohort.json").read_bytes())
+        rows = {row.level: row for row in summary.stains[0].subgroups}
+        assert set(rows) == {"desmoplastic", "replacement"}
+        assert (rows["replacement"].n_primary, rows["replacement"].n_metastasis) == (6, 6)
+        assert (rows["desmoplastic"].n_primary, rows["desmoplastic"].n_metastasis) == (8, 8)
+        assert rows["desmoplastic"].shift.value == pytest.approx(-2, abs=0.4)
