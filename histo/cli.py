@@ -153,6 +153,42 @@ def cohort(
 
 
 @app.command()
+def power(
+    effect: Annotated[
+        float, typer.Option(help="Part of the shift of Kather 2018 that is to be seen; 1 for all of it.")
+    ] = 1.0,
+    correlation: Annotated[
+        float, typer.Option(help="Of log2 core : outer margin between the two sites of a patient.")
+    ] = 0.17,
+    target: Annotated[
+        list[float] | None, typer.Option("--power", help="Power to reach; default: 0.8 and 0.9.")
+    ] = None,
+) -> None:
+    """Plan a study: how many patients to compare metastases with primary tumours."""
+    from rich.table import Table
+
+    from histo.cohort.plan import plan_study
+
+    plan = plan_study(effect, correlation=correlation, targets=target or (0.8, 0.9))
+    table = Table(title=f"Patients to see a shift of {plan.shift_log2:.2f} in log2 core : outer margin")
+    for heading in ("power", "unpaired: primaries + metastases", "paired: patients with both"):
+        table.add_column(heading, justify="right")
+    for unpaired, paired in zip(plan.unpaired, plan.paired, strict=True):
+        unpaired_n = (
+            "over 5000" if unpaired.n_primary is None else f"{unpaired.n_primary} + {unpaired.n_metastasis}"
+        )
+        paired_n = "over 5000" if paired.n_primary is None else f"{paired.n_primary}"
+        table.add_row(f"{unpaired.target:.0%}", unpaired_n, paired_n)
+    console = Console()
+    console.print(table)
+    console.print(
+        "Spread and shift after Kather 2018 (eLife 7:e36967), CD8 of 25 colorectal primaries and 17 "
+        f"metastases; correlation within a patient {plan.correlation:.2f}. Tests at a two-sided 5 %, simulated.",
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option("--config", help="YAML of the training run.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, logs and weights.")],

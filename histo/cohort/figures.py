@@ -163,9 +163,10 @@ def forest_plot(comparisons: Sequence[Comparison]) -> Markup | None:
                 markerfacecolor=INK if strong else "none",
             )
         axes.axvline(0, color=INK, linewidth=0.8, alpha=0.5)
-        axes.set_yticks(range(len(known)), [c.label for c in reversed(known)])
+        axes.set_yticks(range(len(known)), [c.label for c in reversed(known)], fontsize=9)
         axes.set_xlim(-1.05, 1.05)
-        axes.set_xlabel("lower in metastases  ←  effect size  →  higher in metastases")
+        axes.set_xticks([-1, -0.5, 0, 0.5, 1])
+        axes.set_xlabel("← lower in metastases   higher →", fontsize=9)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         return inline_svg(figure, "Effect sizes with their intervals")
