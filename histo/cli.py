@@ -183,7 +183,7 @@ def power(
     console.print(table)
     console.print(
         "Spread and shift after Kather 2018 (eLife 7:e36967), CD8 of 25 colorectal primaries and 17 "
-        f"metastases; correlation within a patient {plan.correlation:.2f}. Tests at a two-sided 5 %, simulated.",
+        f"metastases; correlation within a patient {plan.correlation:.2f}. Tests at a two-sided 5 %.",
         soft_wrap=True,
     )
 
