@@ -61,21 +61,20 @@ def _angle_inside(
     b = x * along[:, 0] + y * along[:, 1]
     c = x**2 + y**2 - radius_um[:, None] ** 2
     discriminant = b**2 - a * c
-    row, edge = np.nonzero(discriminant > 0)
-    root = np.sqrt(discriminant[row, edge])
+    # Ends are told apart by their own distance: the two edges of a vertex agree on it to the last bit.
+    starts_inside = c < 0
+    ends_inside = sum((end[:, k] - centre[:, k, None]) ** 2 for k in (0, 1)) - radius_um[:, None] ** 2 < 0
+    through = ~starts_inside & ~ends_inside & (discriminant > 0) & (b < 0) & (-b < a)
     angle = np.zeros(len(centre))
     crossed = np.zeros(len(centre), dtype=np.bool_)
-    for sign in (-1, 1):
-        share = (sign * root - b[row, edge]) / a[edge]
-        # Half open, so that a circle through a vertex crosses one of its edges.
-        on_edge = (share >= 0) & (share < 1)
-        at_row, at_edge, at = row[on_edge], edge[on_edge], share[on_edge]
-        theta = np.arctan2(
-            y[at_row, at_edge] + at * along[at_edge, 1], x[at_row, at_edge] + at * along[at_edge, 0]
-        )
-        # Minus: the edge runs inwards, and the circle leaves the window.
-        angle -= sign * np.bincount(at_row, theta, len(centre))
-        crossed[at_row] = True
+    # An edge that runs into the circle is where the circle, going round, leaves the window.
+    for sign, ends in ((-1, ~starts_inside & ends_inside), (1, starts_inside & ~ends_inside)):
+        row, edge = np.nonzero(ends | through)
+        root = np.sqrt(np.clip(discriminant[row, edge], 0, None))
+        share = np.clip((sign * root - b[row, edge]) / a[edge], 0, 1)
+        theta = np.arctan2(y[row, edge] + share * along[edge, 1], x[row, edge] + share * along[edge, 0])
+        angle -= sign * np.bincount(row, theta, len(centre))
+        crossed[row] = True
     angle %= 2 * pi
     # An edge that only touches the circle leaves nothing of two equal angles: the circle lies inside.
     return np.where(crossed & (angle > _TOUCH), angle, 2 * pi)
