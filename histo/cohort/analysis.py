@@ -30,7 +30,8 @@ from histo.cohort.summary import (
 )
 from histo.cohort.table import CohortTable
 from histo.errors import ConfigError
-from histo.measure.catalogue import DENSITIES, EXCLUSION, Measure
+from histo.measure.catalogue import DENSITIES, EXCLUSION
+from histo.measure.measure import Measure
 from histo.measure.summary import ZONES, DistanceBin, Estimate
 
 _NO_STAIN = "CD8"

@@ -20,7 +20,7 @@ from histo.cohort.statistics.two_groups import (
     pair_by_patient,
 )
 from histo.cohort.summary import SITES, Comparison, Design, Exclusion, Group, PatientValue, Site
-from histo.measure.catalogue import Measure
+from histo.measure.measure import Measure
 from histo.measure.summary import Estimate
 
 _REFERENCE, _OTHER = SITES

@@ -11,7 +11,7 @@ import pandas as pd
 from histo.cohort.compare import compare
 from histo.cohort.config import CohortConfig
 from histo.cohort.summary import SITES, Covariate, Design, Subgroup
-from histo.measure.catalogue import Measure
+from histo.measure.measure import Measure
 
 # A column with more different words than this is no grouping; one with fewer patients in a level no group.
 _MOST_LEVELS: Final = 6

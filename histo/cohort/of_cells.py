@@ -14,7 +14,8 @@ from scipy import ndimage
 from histo.cohort.manifest import Manifest
 from histo.cohort.summary import Exclusion
 from histo.cohort.table import COUNTS, IDENTITY, CohortTable, identity, numbers
-from histo.measure.catalogue import COMPARED_SPATIAL, OVERALL_DENSITY, Measure
+from histo.measure.catalogue import COMPARED_SPATIAL, OVERALL_DENSITY
+from histo.measure.measure import Measure
 from histo.measure.spatial.slide import spatial_measures
 from histo.tables.cells import CellTable
 

@@ -10,7 +10,8 @@ import pandas as pd
 from histo.cohort.manifest import Manifest
 from histo.cohort.summary import Exclusion
 from histo.cohort.table import COUNTS, IDENTITY, CohortTable, identity, numbers
-from histo.measure.catalogue import EXCLUSION, Measure
+from histo.measure.catalogue import EXCLUSION
+from histo.measure.measure import Measure
 from histo.tables.zones import ZoneTable
 
 # What follows from the densities of zones alone.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from histo.measure.catalogue import Measure
+from histo.measure.measure import Measure
 from histo.measure.summary import ZONES
 
 FloatArray = NDArray[np.float64]

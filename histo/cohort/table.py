@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from histo.cohort.manifest import Manifest, ManifestRow
 from histo.cohort.summary import Exclusion
 from histo.errors import ConfigError, ResultsError
-from histo.measure.catalogue import COMPARED, EXCLUSION, OVERALL_DENSITY, Measure
+from histo.measure.catalogue import COMPARED, EXCLUSION, OVERALL_DENSITY
+from histo.measure.measure import Measure
 from histo.measure.summary import ZONES, DistanceBin, SlideSummary
 from histo.results.slides_table import read_slides_table
 

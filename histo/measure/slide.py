@@ -126,7 +126,7 @@ def distance_profile(tally: Tally, regions: Regions, level: float) -> list[Dista
 
 
 def _spatial(points: Points, regions: Regions, config: MeasureConfig) -> dict[str, Estimate]:
-    return spatial_measures(
+    found = spatial_measures(
         points.x_um,
         points.y_um,
         points.is_cd8,
@@ -136,6 +136,8 @@ def _spatial(points: Points, regions: Regions, config: MeasureConfig) -> dict[st
         None if regions.not_assessable is not None else regions.signed_distance_um,
         n_permutations=config.permutations,
     )
+    # These are points in tissue: none lies off it.
+    return {name: estimate for name, estimate in found.items() if name != "cells_off_tissue"}
 
 
 def _zone(zone: Zone, tally: Tally, points: Points, regions: Regions, config: MeasureConfig) -> ZoneSummary:

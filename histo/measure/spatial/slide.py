@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -15,6 +13,7 @@ from histo.measure.spatial.cross_k import auc_difference, cross_k, crossing
 from histo.measure.spatial.envelope import cross_g_by_label, random_labelling
 from histo.measure.spatial.hotspots import colocalisation, hot_spots, moran_i
 from histo.measure.spatial.immunogradient import immunogradient
+from histo.measure.spatial.measures import SPATIAL
 from histo.measure.spatial.mixing import (
     entropy_bits,
     mixing_score,
@@ -45,162 +44,7 @@ _MIN_TISSUE_SHARE = 0.5
 _MIN_SQUARES = 20
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What a spatial measure is: for reports and docs."""
-
-    unit: str
-    meaning: str
-    source: str
-    higher_means: str
-
-
-_CLOSER = "CD8+ cells nearer to tumour nuclei"
-_MIXED = "CD8+ cells and tumour nuclei more mixed"
-_RIPLEY = "Ripley 1977, J R Stat Soc B 39:172; translation correction"
-_SPIAT = "SPIAT (Feng et al. 2023, Nat Commun 14:2697)"
-_LABELS = "random labelling within the tissue; border correction"
-
-MEASURES: Final = MappingProxyType(
-    {
-        "cells_off_tissue": Measure(
-            "cells", "nuclei outside assessed tissue, left out of every measure", "count", "more left out"
-        ),
-        "nearest_tumour_mean_um": Measure(
-            "um", "mean distance from a CD8+ cell to the nearest tumour nucleus", _SPIAT, "further apart"
-        ),
-        "nearest_tumour_median_um": Measure(
-            "um", "median distance from a CD8+ cell to the nearest tumour nucleus", _SPIAT, "further apart"
-        ),
-        "cd8_ann_index": Measure(
-            "ratio",
-            "mean distance between neighbouring CD8+ cells, to that of cells strewn over the tissue",
-            "Clark and Evans 1954, Ecology 35:445; Kaplan-Meier correction for the edge",
-            "CD8+ cells less clustered (1: as by chance)",
-        ),
-        "cross_g_20um": Measure(
-            "share",
-            "share of CD8+ cells with a tumour nucleus within 20 um",
-            "Baddeley and Gill 1997, Ann Stat 25:263; Kaplan-Meier correction",
-            _CLOSER,
-        ),
-        "cross_g_auc_20um": Measure(
-            "um",
-            "area under cross-G from 0 to 20 um",
-            "Barua et al. 2018, Lung Cancer 117:73; Kaplan-Meier correction",
-            _CLOSER,
-        ),
-        **{
-            f"cross_k_ratio_{r:g}um": Measure(
-                "ratio",
-                f"tumour nuclei within {r:g} um of a CD8+ cell, to those if strewn over the tissue",
-                _RIPLEY,
-                f"{_CLOSER} (1: as by chance)",
-            )
-            for r in _K_RADII_UM
-        },
-        **{
-            f"cross_l_minus_r_{r:g}um": Measure(
-                "um", f"cross-L less distance at {r:g} um", _RIPLEY, f"{_CLOSER} (0: as by chance)"
-            )
-            for r in _K_RADII_UM
-        },
-        "cross_k_auc_difference_100um": Measure(
-            "share",
-            "area between cross-K (tumour nuclei to CD8+) and its theory up to 100 um, share of the plot",
-            f"{_SPIAT}; border correction",
-            f"{_MIXED} (0: as by chance)",
-        ),
-        "cross_k_crossing_100um": Measure(
-            "share",
-            "where cross-K (tumour nuclei to CD8+) crosses its theory, 1 at 0 um and 0 at 100 um",
-            f"{_SPIAT}; border correction",
-            "a ring of CD8+ cells nearer to the tumour nuclei",
-        ),
-        "mixing_score_20um": Measure(
-            "ratio",
-            "pairs of CD8+ and tumour, to pairs of CD8+ cells, within 20 um",
-            "Keren et al. 2018, Cell 174:1373",
-            _MIXED,
-        ),
-        "mixing_score_normalised_20um": Measure(
-            "ratio", "mixing score for the numbers of cells there are", _SPIAT, f"{_MIXED} (1: as by chance)"
-        ),
-        **{
-            f"morisita_horn_{size}um": Measure(
-                "index",
-                f"likeness of the spread of CD8+ cells and tumour nuclei over squares of {size} um, 0 to 1",
-                "Horn 1966, Am Nat 100:419; Maley et al. 2015, Breast Cancer Res 17:131",
-                _MIXED,
-            )
-            for size in _QUADRATS_UM
-        },
-        "entropy_bits": Measure(
-            "bits",
-            "entropy of the numbers of CD8+ cells and tumour nuclei on the slide, wherever they stand",
-            _SPIAT,
-            "numbers more alike",
-        ),
-        "entropy_200um_bits": Measure(
-            "bits",
-            "entropy of CD8+ cells and tumour nuclei in squares of 200 um, mean over squares with either",
-            _SPIAT,
-            _MIXED,
-        ),
-        "mixed_squares_200um_percent": Measure(
-            "%", "squares of 200 um with either, of which the entropy is at least 0.75 bits", _SPIAT, _MIXED
-        ),
-        "cd8_moran_250um": Measure(
-            "index",
-            "Moran's I of the CD8+ density in squares of 250 um",
-            "Moran 1950, Biometrika 37:17",
-            "like densities lie together (0: as by chance)",
-        ),
-        "hot_spot_area_share": Measure(
-            "share",
-            "share of tissue in hot spots of CD8+ density (Gi*, squares of 250 um, false discovery rate 5 %)",
-            "Ord and Getis 1995, Geogr Anal 27:286",
-            "more of the tissue crowded with CD8+ cells",
-        ),
-        "hot_spot_colocalisation": Measure(
-            "share",
-            "share of the hot-spot area of tumour nuclei that is a hot spot of CD8+ cells too",
-            "after Nawaz et al. 2015, Mod Pathol 28:766",
-            _MIXED,
-        ),
-        "cross_g_20um_to_random": Measure(
-            "ratio",
-            "cross-G at 20 um, to its mean when the CD8+ label is strewn over all nuclei",
-            _LABELS,
-            f"{_CLOSER} (1: as nuclei at large)",
-        ),
-        "cross_g_20um_random_z": Measure(
-            "standard deviations",
-            "cross-G at 20 um less that mean, in standard deviations of permuted labels; grows with cells",
-            _LABELS,
-            f"{_CLOSER} (0: as nuclei at large)",
-        ),
-        "cross_g_20um_random_p": Measure("p", "two-sided rank p of that", _LABELS, "less evidence"),
-        "cross_g_random_p": Measure(
-            "p",
-            "global p of cross-G from 4 to 20 um against random labels",
-            f"{_LABELS}; studentised deviation, Myllymaki et al. 2017, J R Stat Soc B 79:381",
-            "less evidence",
-        ),
-        "immunogradient_centre_of_mass": Measure(
-            "rank",
-            "centre of mass of CD8+ density over ranks -4 to 4 of hexagons of 65 um across the tumour edge",
-            "after Rasmusson et al. 2020, Am J Pathol 190:1309",
-            "CD8+ cells further inside the tumour",
-        ),
-        "immunodrop": Measure(
-            "ratio",
-            "CD8+ density one hexagon outside the tumour edge, to that one hexagon inside",
-            "after Rasmusson et al. 2020, Am J Pathol 190:1309; its exact ranks are not verified",
-            "density drops on the way in",
-        ),
-    }
-)
+_UNITS: Final = {measure.name: measure.unit for measure in SPATIAL}
 
 
 def spatial_measures(
@@ -215,7 +59,7 @@ def spatial_measures(
     n_permutations: int = 199,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Return all spatial measures of a slide, in the order and under the names of `MEASURES`.
+    """Return all spatial measures of a slide, in the order and under the names of `SPATIAL`.
 
     Tumour nuclei are those of the tumour region that are not CD8+. Cells off the mask are counted and left
     out. A measure that cannot be had is missing, with the reason: fewer than 20 CD8+ cells, fewer than 20
@@ -270,12 +114,12 @@ def spatial_measures(
         found |= _pairs(points[cd8], tumour, window)
         found |= _squares(points[cd8], tumour, window)
         found |= _labelling(points, cd8, tumour_region, window, n_permutations, seed)
-    return {name: _estimate(name, found.get(name), why) for name in MEASURES}
+    return {name: _estimate(name, found.get(name), why) for name in _UNITS}
 
 
 def _estimate(name: str, value: float | str | None, why: str) -> Estimate:
     """Return a number, or why there is none: what was found out instead, or `why`."""
-    unit = MEASURES[name].unit
+    unit = _UNITS[name]
     if isinstance(value, str):
         return Estimate.missing(unit, value)
     if value is None or not np.isfinite(value):
@@ -285,7 +129,7 @@ def _estimate(name: str, value: float | str | None, why: str) -> Estimate:
 
 def _all_missing(reason: str, n_off: int) -> dict[str, Estimate]:
     values: dict[str, float | str | None] = {"cells_off_tissue": n_off}
-    return {name: _estimate(name, values.get(name), reason) for name in MEASURES}
+    return {name: _estimate(name, values.get(name), reason) for name in _UNITS}
 
 
 def _crowding(
@@ -377,7 +221,7 @@ def _labelling(
     n_inner = min(int(inner[cd8].sum()), int(inner.mean() * cd8.sum()))
     if n_inner < MIN_CELLS:
         reason = f"only {n_inner} CD8+ cells {_CONTACT_UM:g} um from the edge of tissue, {MIN_CELLS} needed"
-        return {name: reason for name in MEASURES if "_random" in name}
+        return {name: reason for name in _UNITS if "_random" in name}
     curve_of = cross_g_by_label(points, tumour_region, window, _LABELLING_RADII_UM)
     result = random_labelling(curve_of, cd8, n_permutations=n_permutations, seed=seed)
     return {

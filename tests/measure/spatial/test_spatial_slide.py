@@ -7,8 +7,11 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from histo.errors import PointsError
-from histo.measure.spatial.slide import MEASURES, spatial_measures
+from histo.measure.spatial.measures import SPATIAL
+from histo.measure.spatial.slide import spatial_measures
 from histo.measure.summary import Estimate
+
+UNITS = {measure.name: measure.unit for measure in SPATIAL}
 
 MPP = 8.0
 SHAPE = (300, 400)
@@ -61,9 +64,9 @@ def mixed():
 
 
 def test_every_measure_is_there_in_its_order_and_unit(mixed):
-    assert list(mixed) == list(MEASURES)
+    assert list(mixed) == list(UNITS)
     for name, estimate in mixed.items():
-        assert estimate.unit == MEASURES[name].unit
+        assert estimate.unit == UNITS[name]
     # Cells strewn by chance: only a crossing of cross-K cannot be had for certain.
     assert {name for name, estimate in mixed.items() if estimate.value is None} <= {
         "cross_k_crossing_100um",
@@ -72,11 +75,11 @@ def test_every_measure_is_there_in_its_order_and_unit(mixed):
 
 
 def test_measures_are_described():
-    for name, measure in MEASURES.items():
-        assert measure.meaning, name
-        assert measure.source, name
-        assert measure.higher_means, name
-    texts = " ".join(f"{m.meaning} {m.higher_means}" for m in MEASURES.values()).lower()
+    for measure in SPATIAL:
+        assert measure.meaning, measure.name
+        assert measure.source, measure.name
+        assert measure.higher_means, measure.name
+    texts = " ".join(f"{m.meaning} {m.higher_means}" for m in SPATIAL).lower()
     for claim in ("diagnos", "exhaust", "prognos"):
         assert claim not in texts
 
