@@ -13,7 +13,7 @@ from histo.cohort.config import CohortConfig
 from histo.cohort.covariates import describe_covariates, subgroups
 from histo.cohort.exclusion_model import exclusion_model
 from histo.cohort.margins import fits, with_margins
-from histo.cohort.patients import lesion_names
+from histo.cohort.patients import lesion_names, patient_values
 from histo.cohort.phenotypes import phenotype_shares, pooled_cutoff
 from histo.cohort.profiles import site_profiles
 from histo.cohort.statistics.multiplicity import benjamini_hochberg, holm
@@ -114,6 +114,7 @@ def _stain(
     profiles = {name: table.profiles[name] for name in placed["slide_id"] if name in table.profiles}
     sensitivity = _sensitivity(placed, profiles, table.margin_um, design, config)
     positive_name = table.positive_name or f"{stain}+"
+    known = [m for m in measures if _is_known(placed, m, config) or m.name == config.primary_measure]
     told = ("growth_pattern", "treatment", *table.covariates)
     return StainResults(
         stain=stain,
@@ -124,7 +125,8 @@ def _stain(
         n_pairs=n_pairs,
         excluded=_unplaced(slides),
         flagged=_flagged(placed, design),
-        comparisons=tuple(compare(placed, measure, design, config) for measure in measures),
+        comparisons=tuple(compare(placed, measure, design, config) for measure in known),
+        not_measured=tuple(measure.label for measure in measures if measure not in known),
         count_model=exclusion_model(placed, config.confidence_level),
         profiles=()
         if not profiles
@@ -142,6 +144,10 @@ def _stain(
         sensitivity=() if isinstance(sensitivity, str) else sensitivity,
         sensitivity_not_assessable=sensitivity if isinstance(sensitivity, str) else None,
     )
+
+
+def _is_known(placed: pd.DataFrame, measure: Measure, config: CohortConfig) -> bool:
+    return not patient_values(placed, measure, config.log_offset_per_mm2).empty
 
 
 def _all_of(placed: pd.DataFrame, site: Site) -> SiteCount:

@@ -186,6 +186,7 @@ class StainResults(_Record):
     excluded: tuple[Exclusion, ...]
     flagged: tuple[Exclusion, ...]  # kept, with something that a reader must know
     comparisons: tuple[Comparison, ...]
+    not_measured: tuple[str, ...]  # labels of measures that no slide here has
     count_model: CountModel
     profiles: tuple[Profile, ...]
     profiles_not_assessable: str | None

@@ -32,22 +32,18 @@ def answer(stain: StainResults, primary: Comparison | None, level: float) -> str
         reason = primary.not_assessable or primary.shift.not_assessable
         return f"{primary.label}: not assessable ({reason})."
     shift = primary.shift
-    direction = "lower" if primary.shift.value < 0 else "higher"
-    text = (
-        f"In {primary.label}, metastases are {direction} than primary tumours by "
-        f"{abs(primary.shift.value):.2f}{_folds(primary)}"
-    )
+    text = f"{primary.label}: shift of metastases against primary tumours {shift.value:+.2f}{_folds(primary)}"
     if shift.low is None or shift.high is None:
         return f"{text}; too few patients for an interval."
-    text += f" ({level * 100:g} % interval of the shift {shift.low:.2f} to {shift.high:.2f})"
+    text += f" ({level * 100:g} % interval {shift.low:+.2f} to {shift.high:+.2f})"
     if shift.low <= 0 <= shift.high:
-        return f"{text}: the data are compatible with no difference, and with one in either direction."
+        return f"{text}. The data are compatible with no difference, and with one in either direction."
     if primary.measure == "log2_core_outer" and shift.high < 0:
         return (
-            f"{text}: {stain.positive_name} cells are kept out of the core of metastases more than of "
-            "primary tumours."
+            f"{text}. {stain.positive_name} cells are kept out of the core of metastases more than out of "
+            "that of primary tumours."
         )
-    return f"{text}."
+    return f"{text}. Metastases are {'lower' if shift.high < 0 else 'higher'}."
 
 
 def _folds(comparison: Comparison) -> str:
@@ -55,7 +51,7 @@ def _folds(comparison: Comparison) -> str:
     value = comparison.shift.value
     if not logarithmic or value is None:
         return ""
-    return f" log2 units, a factor of {2 ** abs(value):.2g}"
+    return f" log2 units (1 : {2**-value:.2g})" if value < 0 else f" log2 units ({2**value:.2g} : 1)"
 
 
 def methods(summary: CohortSummary) -> list[str]:
