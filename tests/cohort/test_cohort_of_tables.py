@@ -61,7 +61,7 @@ def test_cells_of_fields_are_measured_and_compared(fields, tmp_path):
     declared = next(c for c in stain.comparisons if c.is_primary_measure)
     # Apart, fewer CD8+ cells have a tumour nucleus near.
     assert declared.shift.high < -0.1
-    assert "log2 core : outer margin" in stain.not_measured
+    assert "density, tumour core" in stain.not_measured
     assert stain.count_model.not_assessable
     assert any("within 30 um of a cell" in note for note in summary.notes)
     # 800 um squares of cells 30 um apart at most: nearly all of them is tissue.
