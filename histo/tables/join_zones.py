@@ -56,7 +56,7 @@ def join_zones(files: Sequence[ZoneFile], mapping: TableMapping) -> tuple[list[Z
         raise TableError(
             some(mistakes), path=files[0].path if len(files) == 1 else None, fix="Correct the tables"
         )
-    notes = [f"{what}: {some(where)}" for what, where in remarks.items()]
+    notes = [f"{what}: {some(where, 3)}" for what, where in remarks.items()]
     if unknown:
         zones_and_slides = ", ".join(f"{name!r} ({len(ids)} slides)" for name, ids in unknown.items())
         notes.append(f"zones that the mapping does not know, left out: {zones_and_slides}")
