@@ -32,7 +32,8 @@ def answer(stain: StainResults, primary: Comparison | None, level: float) -> str
         reason = primary.not_assessable or primary.shift.not_assessable
         return f"{primary.label}: not assessable ({reason})."
     shift = primary.shift
-    text = f"{primary.label}: shift of metastases against primary tumours {shift.value:+.2f}{_folds(primary)}"
+    label = primary.label[0].upper() + primary.label[1:]
+    text = f"{label}: shift of metastases against primary tumours {shift.value:+.2f}{_folds(primary)}"
     if shift.low is None or shift.high is None:
         return f"{text}; too few patients for an interval."
     text += f" ({level * 100:g} % interval {shift.low:+.2f} to {shift.high:+.2f})"
