@@ -19,12 +19,12 @@ from histo.regions.features import CELL_UM, HALO_CELLS
 from histo.regions.raster import rasterise
 from histo.regions.scribbles import SKIPPED, Scribble
 from histo.regions.shapes import as_multipolygon
-from histo.regions.windows import ClassifiedSlide, windows
+from histo.regions.windows import WINDOW_CELLS, ClassifiedSlide, windows
 from histo.slide.geometry import Box
 
 _TRUNCATE: Final = 3.0
 # Outlines keep to the raster's within this, in its pixels: stairs become slopes.
-_TOLERANCE_PX: Final = 0.7
+_TOLERANCE_PX: Final = 0.5
 
 
 def sample_slides(
@@ -93,7 +93,13 @@ def _labelled(
     return label, annotation
 
 
-def classify(classifier: TissueClassifier, of: ClassifiedSlide, *, threads: int = 2) -> NDArray[np.uint8]:
+def classify(
+    classifier: TissueClassifier,
+    of: ClassifiedSlide,
+    *,
+    threads: int = 2,
+    window_cells: int = WINDOW_CELLS,
+) -> NDArray[np.uint8]:
     """Return the class of each cell of a slide's assessed tissue.
 
     The classifier's probabilities are averaged over a Gaussian of `smoothing_um`, the greatest is taken, and
@@ -108,7 +114,8 @@ def classify(classifier: TissueClassifier, of: ClassifiedSlide, *, threads: int 
     sigma = classifier.smoothing_um / CELL_UM
     reach = ceil(_TRUNCATE * sigma) + 1
     raster = np.zeros(of.assessed.shape, np.uint8)
-    for tile, maps in windows(of, of.assessed, HALO_CELLS + reach, threads=threads):
+    halo = HALO_CELLS + reach
+    for tile, maps in windows(of, of.assessed, halo, threads=threads, window_cells=window_cells):
         votes = _votes(classifier, maps)
         votes *= _cut(of.assessed, tile.read)
         best = np.full((tile.core.height, tile.core.width), -1, np.float32)
@@ -190,7 +197,7 @@ def regions_of(raster: NDArray[np.uint8], names: Sequence[str], mpp: float) -> d
 
 
 def mask_to_polygons(mask: NDArray[np.bool_], mpp: float) -> MultiPolygon:
-    """Return the polygons of a mask (rows, columns), with holes, um; stairs are smoothed within 0.7 pixel."""
+    """Return the polygons of a mask (rows, columns), with holes, um; stairs are smoothed within half a pixel."""
     # A frame of background, so that what reaches the edge is closed.
     rings = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)  # type: ignore[no-untyped-call]
     if not rings:

@@ -56,7 +56,8 @@ def feature_maps(amounts: Sequence[FloatArray], cd8: FloatArray) -> Iterator[Flo
 
     Of each channel: smoothed value, gradient magnitude, the eigenvalues of the Hessian that bright ridges and
     bright blobs have, and the magnitude of the Laplacian at two scales; the spread of the smoothed value and
-    the coherence of the structure tensor. All averaged over Gaussian surroundings of two widths.
+    the coherence of the structure tensor. All averaged over Gaussian surroundings of two widths, over what is
+    not stained for CD8.
 
     Parameters
     ----------
@@ -70,8 +71,9 @@ def feature_maps(amounts: Sequence[FloatArray], cd8: FloatArray) -> Iterator[Flo
     window's edge depend on where it lies.
     """
     stained = stained_for_cd8(cd8)
+    weight = (~stained).astype(np.float32)
     for values in amounts:
-        yield from _channel_maps(_filled(values, stained))
+        yield from _channel_maps(_filled(values, stained, weight), weight)
 
 
 def stained_for_cd8(cd8: FloatArray) -> NDArray[np.bool_]:
@@ -82,30 +84,45 @@ def stained_for_cd8(cd8: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_dilation(stained | closed, np.ones((3, 3), bool)), np.bool_)
 
 
-def _filled(values: FloatArray, stained: NDArray[np.bool_]) -> FloatArray:
+def _filled(values: FloatArray, stained: NDArray[np.bool_], weight: FloatArray) -> FloatArray:
     """Replace stained pixels by the mean of their unstained neighbourhood (normalised convolution)."""
-    weight = (~stained).astype(np.float32)
-    near, wide = (
-        (_smooth(values * weight, um / FEATURE_MPP_UM), _smooth(weight, um / FEATURE_MPP_UM))
-        for um in _FILL_UM
-    )
+    unstained = values * weight
+    near_um, wide_um = _FILL_UM
     trace = np.float32(1e-4)
-    # Without any unstained pixel in reach, the value itself.
-    wide_mean = (wide[0] + trace * values) / (wide[1] + trace)
-    near_mean = (near[0] + trace * wide_mean) / (near[1] + trace)
-    return np.where(stained, near_mean, values)
+    # The wide neighbourhood by cells: its filter would be long at full resolution.
+    cells = _smooth(_pooled(unstained), wide_um / CELL_UM) / (
+        _smooth(_pooled(weight), wide_um / CELL_UM) + trace
+    )
+    wide = cells.repeat(CELL_PX, axis=0).repeat(CELL_PX, axis=1)
+    near = (_smooth(unstained, near_um / FEATURE_MPP_UM) + trace * wide) / (
+        _smooth(weight, near_um / FEATURE_MPP_UM) + trace
+    )
+    return np.where(stained, near, values)
 
 
-def _channel_maps(values: FloatArray) -> Iterator[FloatArray]:
+def _channel_maps(values: FloatArray, weight: FloatArray) -> Iterator[FloatArray]:
+    # What was filled has no texture: it counts as little as it can.
+    share = _pooled(weight)
+    shares = {width: _smooth(share, width / CELL_UM) + np.float32(1e-3) for width in _SURROUNDINGS_UM}
+
+    def around(pooled: FloatArray, width: float) -> FloatArray:
+        """Average over unstained surroundings what was pooled with weights."""
+        return _smooth(pooled, width / CELL_UM) / shares[width]
+
     for index, sigma_um in enumerate(_FILTERS_UM):
         smoothed = _smooth(values, sigma_um / FEATURE_MPP_UM)
         down, across = np.gradient(smoothed)
         if index == 0:
-            square, yy, xx, xy = (
-                _pooled(np.asarray(product, np.float32))
-                for product in (smoothed * smoothed, down * down, across * across, down * across)
+            mean, square, yy, xx, xy = (
+                _pooled(np.asarray(product * weight, np.float32))
+                for product in (
+                    smoothed,
+                    smoothed * smoothed,
+                    down * down,
+                    across * across,
+                    down * across,
+                )
             )
-            mean = _pooled(smoothed)
         second = np.array([1, -2, 1], np.float32)
         rows = ndimage.correlate1d(smoothed, second, axis=0, mode="nearest")
         columns = ndimage.correlate1d(smoothed, second, axis=1, mode="nearest")
@@ -120,14 +137,14 @@ def _channel_maps(values: FloatArray) -> Iterator[FloatArray]:
             np.maximum(-half_spread - half_trace, 0),
             np.abs(rows + columns),
         ):
-            pooled = _pooled(np.asarray(response, np.float32))
+            pooled = _pooled(np.asarray(response * weight, np.float32))
             for width in _SURROUNDINGS_UM:
-                yield _smooth(pooled, width / CELL_UM)
+                yield around(pooled, width)
     for width in _SURROUNDINGS_UM:
-        around = _smooth(mean, width / CELL_UM)
-        yield np.sqrt(np.maximum(_smooth(square, width / CELL_UM) - around * around, 0))
+        level = around(mean, width)
+        yield np.sqrt(np.maximum(around(square, width) - level * level, 0))
     for width in _SURROUNDINGS_UM:
-        a, b, c = (_smooth(part, width / CELL_UM) for part in (yy, xx, xy))
+        a, b, c = (around(part, width) for part in (yy, xx, xy))
         yield np.sqrt((a - b) ** 2 + 4 * c * c) / (a + b + np.float32(1e-6))
 
 
@@ -139,6 +156,7 @@ def _smooth(values: FloatArray, sigma_px: float) -> FloatArray:
 
 def _pooled(values: FloatArray) -> FloatArray:
     """Average over cells."""
-    height, width = values.shape
-    blocks = values.reshape(height // CELL_PX, CELL_PX, width // CELL_PX, CELL_PX)
-    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
+    # By slices: several times faster than a mean over two axes of blocks.
+    rows = np.add.reduce([values[k::CELL_PX] for k in range(CELL_PX)])
+    total = np.add.reduce([rows[:, k::CELL_PX] for k in range(CELL_PX)])
+    return np.asarray(total / np.float32(CELL_PX**2), np.float32)

@@ -25,8 +25,8 @@ from histo.stain.space import BrightfieldTransform, StainTransform
 
 Channel = Literal["nuclear", "residual"]
 
-# Cells of a window, each way: 2.5 mm.
-_WINDOW_CELLS = 320
+# Cells of a window, each way: 3.2 mm.
+WINDOW_CELLS = 400
 # Of the slide's tissue: what counts as none and as much of a stain.
 _SCALE_PERCENTILES = (5.0, 95.0)
 _SCALE_BLOCKS = 256
@@ -95,7 +95,12 @@ def prepare(
 
 
 def windows(
-    of: ClassifiedSlide, wanted: NDArray[np.bool_], halo_cells: int, *, threads: int = 2
+    of: ClassifiedSlide,
+    wanted: NDArray[np.bool_],
+    halo_cells: int,
+    *,
+    threads: int = 2,
+    window_cells: int = WINDOW_CELLS,
 ) -> Iterator[tuple[Tile, Iterator[NDArray[np.float32]]]]:
     """Read the windows that hold wanted cells and give the features of each.
 
@@ -104,13 +109,14 @@ def windows(
     wanted : (rows, columns) of the grid of cells.
     halo_cells : how many cells around its core a window has.
     threads : how many threads decode.
+    window_cells : how wide and high a window's core is at most; memory grows with its square.
 
     Yields
     ------
     The window (boxes in cells; the read box may reach outside the slide) and its `feature_maps`, which must
     be taken before the next window. What cannot be read looks like glass: it is not assessed.
     """
-    for tile, pixels in _read(of.slide, _plan(wanted, halo_cells), threads):
+    for tile, pixels in _read(of.slide, _plan(wanted, halo_cells, window_cells), threads):
         amounts = of.stain(torch.from_numpy(pixels)[None])[0].numpy()
         scaled = [
             np.asarray((amounts[STAINS.index(channel)] - low) / span, np.float32)
@@ -119,11 +125,11 @@ def windows(
         yield tile, feature_maps(scaled, amounts[STAINS.index("cd8")])
 
 
-def _plan(wanted: NDArray[np.bool_], halo: int) -> list[Tile]:
+def _plan(wanted: NDArray[np.bool_], halo: int, size: int) -> list[Tile]:
     tiles: list[Tile] = []
     rows, columns = wanted.shape
-    for y, x in product(range(0, rows, _WINDOW_CELLS), range(0, columns, _WINDOW_CELLS)):
-        core = Box(x, y, min(_WINDOW_CELLS, columns - x), min(_WINDOW_CELLS, rows - y))
+    for y, x in product(range(0, rows, size), range(0, columns, size)):
+        core = Box(x, y, min(size, columns - x), min(size, rows - y))
         if wanted[core.y : core.bottom, core.x : core.right].any():
             read = Box(core.x - halo, core.y - halo, core.width + 2 * halo, core.height + 2 * halo)
             tiles.append(Tile(len(tiles), core, read))

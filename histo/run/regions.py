@@ -72,15 +72,16 @@ def train_regions(
         )
     shown: list[tuple[str, ClassifiedSlide, tuple[Scribble, ...]]] = []
     for path, file in found:
-        slide, tissue, stain = _opened(path, config, mpp)
-        scribbles = read_scribbles(file, slide, config.regions.names, line_width_um)
-        channels = channels_of(stain, residual_name_of(config.stain))
-        shown.append((path.name, prepare(slide, stain, tissue, channels), scribbles))
+        with open_slide(path, mpp=mpp) as slide:
+            tissue, stain = _looked_over(slide, config)
+            scribbles = read_scribbles(file, slide, config.regions.names, line_width_um)
+            channels = channels_of(stain, residual_name_of(config.stain))
+            shown.append((path.name, prepare(slide, stain, tissue, channels), scribbles))
     first = shown[0][1]
-    for name, slide, _ in shown:
-        if slide.channels != first.channels:
+    for name, of, _ in shown:
+        if of.channels != first.channels:
             raise ClassifierError(
-                f"{name} has other channels than {shown[0][0]}: {', '.join(slide.channels)}",
+                f"{name} has other channels than {shown[0][0]}: {', '.join(of.channels)}",
                 fix="Train on slides of one protocol",
             )
     classifier = train_classifier(
@@ -141,11 +142,12 @@ def apply_regions(
     for path, stem in zip(slides, stems, strict=True):
         begun = time.monotonic()
         try:
-            slide, tissue, stain = _opened(path, config, mpp)
-            of = prepared(slide, tissue, stain, config, classifier)
-            raster = classify(classifier, of, threads=config.run.reader_threads)
-            shapes = regions_of(raster, classifier.classes, CELL_UM)
-            write_annotations_geojson(out / f"{stem}.geojson", shapes, slide.mpp)
+            with open_slide(path, mpp=mpp) as slide:
+                tissue, stain = _looked_over(slide, config)
+                of = prepared(slide, tissue, stain, config, classifier)
+                raster = classify(classifier, of, threads=config.run.reader_threads)
+                shapes = regions_of(raster, classifier.classes, CELL_UM)
+                write_annotations_geojson(out / f"{stem}.geojson", shapes, slide.mpp)
         except HistoError as error:
             n_failed += 1
             console.print(f"  [red]failed[/red] {path.name}: {error}", highlight=False, soft_wrap=True)
@@ -175,12 +177,7 @@ def accuracy_table(result: CrossValidation) -> Table:
     return table
 
 
-def _opened(path: Path, config: Config, mpp: float | None) -> tuple[Slide, Tissue, StainTransform]:
-    """Open a slide and look it over. Reading threads close their own handles."""
-    slide = open_slide(path, mpp=mpp)
-    try:
-        survey = survey_slide(slide, config.tissue.mpp_um)
-        tissue = detect_tissue(survey, slide.kind, config.tissue)
-        return slide, tissue, fit_stain(slide, survey, tissue, config.stain)
-    finally:
-        slide.close()
+def _looked_over(slide: Slide, config: Config) -> tuple[Tissue, StainTransform]:
+    survey = survey_slide(slide, config.tissue.mpp_um)
+    tissue = detect_tissue(survey, slide.kind, config.tissue)
+    return tissue, fit_stain(slide, survey, tissue, config.stain)
