@@ -18,6 +18,8 @@ from histo.config import RegionsConfig
 from histo.regions.border import SignedDistance, host_body, segments, tumour_border
 from histo.regions.raster import pixels_under, rasterise
 
+# A way that leaves the outline flatter than this (cosine with its normal) runs along it.
+_STEEP = 0.25
 # Places between a piece of host border and the tumour that are looked at.
 _STEPS = np.linspace(0.05, 0.95, 19)
 
@@ -52,7 +54,8 @@ def find_host_margin(
     """Find the border of host tissue that faces a tumour across a rim, and the host tissue along it.
 
     A stretch of the host tissue's outline counts where other tissue lies outside it, the tumour is within
-    `outer_margin_um`, no host tissue lies on the straight way to it, and there is a rim: annotated as such,
+    `outer_margin_um`, the straight way to it crosses no host tissue and does not run along the outline, and
+    there is a rim: annotated as such,
     or a gap wider than `border_tissue_within_um` between tumour and host.
 
     Parameters
@@ -112,10 +115,14 @@ def _faces(
     if not rim.is_empty:
         has_rim |= (length > 0) & (shapely.distance(middle, rim) <= mpp)
     has_rim &= length <= config.outer_margin_um
+    ends = shapely.get_coordinates(ways).reshape(-1, 4)
+    way, along_outline = ends[:, 2:] - ends[:, :2], end - start
+    across = way[:, 0] * along_outline[:, 1] - way[:, 1] * along_outline[:, 0]
+    steep = np.abs(across) > _STEEP * np.maximum(length, 1e-9) * np.linalg.norm(along_outline, axis=1)
     host = rasterise(body, (shape[0], shape[1]), mpp)
     along = shapely.get_coordinates(shapely.line_interpolate_point(ways[:, None], _STEPS, normalized=True))
     on_grid, under = pixels_under(along[:, 0], along[:, 1], shape, mpp)
     # The outline itself runs through pixels that are half host: a way may begin in one.
     crosses = (on_grid & host[under]).reshape(len(ways), len(_STEPS))
     far = length[:, None] * _STEPS > 1.5 * mpp
-    return np.asarray(has_rim & ~(crosses & far).any(axis=1), np.bool_)
+    return np.asarray(has_rim & steep & ~(crosses & far).any(axis=1), np.bool_)
