@@ -197,7 +197,7 @@ def regions_of(raster: NDArray[np.uint8], names: Sequence[str], mpp: float) -> d
 
 
 def mask_to_polygons(mask: NDArray[np.bool_], mpp: float) -> MultiPolygon:
-    """Return the polygons of a mask (rows, columns), with holes, um; stairs are smoothed within half a pixel."""
+    """Return the polygons of a (rows, columns) mask, with holes, um; stairs are smoothed by half a pixel."""
     # A frame of background, so that what reaches the edge is closed.
     rings = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)  # type: ignore[no-untyped-call]
     if not rings:

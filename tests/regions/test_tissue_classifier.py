@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import shapely
-from conftest import CONFIG, look, train
+from looking import CONFIG, look, train
 from shapely.geometry import MultiPolygon, box
 from slides import ArraySlide
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import look
+from looking import look
 from scipy import ndimage
 from slides import ArraySlide
 
