@@ -177,13 +177,11 @@ class RegionsConfig(_Section):
     def _is_free_of_contradictions(self) -> RegionsConfig:
         if self.far_limit_um is not None and self.far_limit_um <= self.outer_margin_um:
             raise ValueError("far_limit_um must lie beyond outer_margin_um")
-        widths = ZONE_SCHEMES[self.zones]
-        both = widths.inner_margin_um != self.inner_margin_um and (
-            widths.outer_margin_um != self.outer_margin_um
-        )
-        if both and self.zones != "kather500":
+        widths, plain = ZONE_SCHEMES[self.zones]._asdict(), ZONE_SCHEMES["kather500"]._asdict()
+        own = [name for name in widths if widths[name] != plain[name]]
+        if own and all(getattr(self, name) != widths[name] for name in own):
             raise ValueError(
-                f"zones {self.zones} and two other margins contradict each other: leave out either"
+                f"zones {self.zones} and another {' and '.join(own)} contradict each other: leave out either"
             )
         if self.classifier is not None and self.tumour_channel is not None:
             raise ValueError("classifier and tumour_channel both say where the tumour is: leave out one")

@@ -59,7 +59,8 @@ def train_regions(
 
     Raises
     ------
-    HistoError : a slide or annotation file cannot be used, or no classifier can be made of them.
+    HistoError : a slide or annotation file cannot be used, two slides share a name, or no classifier can be
+        made of them.
     """
     console = console or Console(stderr=True)
     begun = time.monotonic()
@@ -70,6 +71,7 @@ def train_regions(
             path=annotations,
             fix="Name the files like the slides, e.g. case1.svs and case1.geojson",
         )
+    _check_names([path for path, _ in found])
     shown: list[tuple[str, ClassifiedSlide, tuple[Scribble, ...]]] = []
     for path, file in found:
         with open_slide(path, mpp=mpp) as slide:
@@ -130,16 +132,10 @@ def apply_regions(
     slides = find_slides(inputs)
     if not slides:
         raise ClassifierError("no slides found", fix="Name slide files, or folders that hold them")
-    stems = [path.stem.removesuffix(".ome") for path in slides]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise ClassifierError(
-            f"several slides are called {', '.join(twice)}: their regions would overwrite each other",
-            fix="Apply the classifier to one folder at a time",
-        )
+    _check_names(slides)
     out.mkdir(parents=True, exist_ok=True)
     n_failed = 0
-    for path, stem in zip(slides, stems, strict=True):
+    for path in slides:
         begun = time.monotonic()
         try:
             with open_slide(path, mpp=mpp) as slide:
@@ -147,7 +143,7 @@ def apply_regions(
                 of = prepared(slide, tissue, stain, config, classifier)
                 raster = classify(classifier, of, threads=config.run.reader_threads)
                 shapes = regions_of(raster, classifier.classes, CELL_UM)
-                write_annotations_geojson(out / f"{stem}.geojson", shapes, slide.mpp)
+                write_annotations_geojson(out / f"{_stem(path)}.geojson", shapes, slide.mpp)
         except HistoError as error:
             n_failed += 1
             console.print(f"  [red]failed[/red] {path.name}: {error}", highlight=False, soft_wrap=True)
@@ -175,6 +171,21 @@ def accuracy_table(result: CrossValidation) -> Table:
             ),
         )
     return table
+
+
+def _stem(path: Path) -> str:
+    return path.stem.removesuffix(".ome")
+
+
+def _check_names(slides: Sequence[Path]) -> None:
+    """Refuse slides of one name: annotation files go by the names of their slides."""
+    stems = [_stem(path) for path in slides]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ClassifierError(
+            f"several slides are called {', '.join(twice)}: their annotation files cannot be told apart",
+            fix="Name one folder of slides at a time",
+        )
 
 
 def _looked_over(slide: Slide, config: Config) -> tuple[Tissue, StainTransform]:

@@ -69,6 +69,7 @@ class TestSchemes:
                 ["regions.zones=immunoscore360", "regions.inner_margin_um=1", "regions.outer_margin_um=2"],
                 "contradict each other",
             ),
+            (["regions.zones=berthel10", "regions.profile_bin_um=50"], "contradict each other"),
             (["regions.zones=kather5000"], "regions.zones"),
             (["regions.zones=[1]"], "regions.zones"),
             (["regions.classifier=a", "regions.tumour_channel=CK"], "leave out one"),
