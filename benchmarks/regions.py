@@ -1,6 +1,6 @@
 """The tissue classifier on rendered slides: from some strokes on one slide to the regions of others.
 
-    uv run benchmarks/regions.py OUT [--seeds 1 2 3] [--train P3_metastasis] [--pictures]
+    uv run benchmarks/regions.py OUT [--seeds 1 2 3] [--train P1_metastasis] [--pictures]
 
 Renders the demo cohort of each seed into OUT (once), trains on three strokes a class of one slide of the
 first seed, applies to all, and prints for each slide the Dice of tumour and host with the truth, for the
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--train", default="P3_metastasis")
+    parser.add_argument("--train", default="P1_metastasis")
     parser.add_argument("--strokes", type=int, default=1, help="seed of the strokes")
     parser.add_argument("--pictures", action="store_true", help="write a picture of each slide's classes")
     arguments = parser.parse_args()

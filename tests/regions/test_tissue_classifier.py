@@ -15,7 +15,7 @@ from looking import CONFIG, look, train
 from shapely.geometry import MultiPolygon, box
 from slides import ArraySlide
 
-from histo.config import Config, RegionsConfig
+from histo.config import Config, RegionsConfig, load_config
 from histo.errors import AnnotationError, ClassifierError
 from histo.regions.annotations import Annotations, read_annotations
 from histo.regions.classifier import (
@@ -28,12 +28,13 @@ from histo.regions.classifier import (
 )
 from histo.regions.classify import classify, mask_to_polygons, regions_of
 from histo.regions.features import CELL_UM
-from histo.regions.find import find_regions
+from histo.regions.find import find_regions, prepared
 from histo.regions.raster import rasterise
 from histo.regions.scribbles import read_scribbles
 from histo.slide import open_slide
 from histo.slide.geometry import Box
 from histo.synthetic.scribbles import write_scribbles
+from histo.synthetic.slide import SlideSpec, render_slide
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,25 @@ class TestOnRenderedSlides:
             assert dice(found, true_tumour(rendered, found.shape) & of.assessed) >= 0.9, (
                 rendered.spec.slide_id
             )
+
+    def test_fluorescence(self, tmp_path):
+        config = load_config(None, ["stain.kind=fluorescence", "stain.nuclear=DAPI", "stain.cd8=CD8"])
+        taught, other = (
+            render_slide(
+                SlideSpec(
+                    slide_id=f"f{k}", seed=60 + k, size_um=(1500.0, 1000.0), mpp=1.0, kind="fluorescence"
+                ),
+                tmp_path,
+            )
+            for k in range(2)
+        )
+        write_scribbles(taught, tmp_path / "strokes" / "f0.geojson")
+        classifier = train([taught.slide], tmp_path / "strokes", tmp_path / "c.safetensors", config)
+        assert (classifier.kind, classifier.channels) == ("fluorescence", ("nuclear",))
+        slide = look(open_slide(other.slide), config)
+        of = prepared(slide.slide, slide.tissue, slide.stain, config, classifier)
+        found = classify(classifier, of) == 1 + classifier.classes.index("tumour")
+        assert dice(found, true_tumour(other, found.shape) & of.assessed) > 0.88
 
     def test_how_the_slide_is_cut_makes_no_difference(self, looked, classifier):
         of = looked[2].ready(classifier)
