@@ -312,6 +312,81 @@ def doctor(
     raise typer.Exit(0 if examine(list(slides or []), out, Console()) else _SOME_FAILED)
 
 
+regions_app = typer.Typer(
+    name="regions",
+    help="Tissue classifiers: tumour and other regions from few annotations.",
+    no_args_is_help=True,
+)
+app.add_typer(regions_app)
+
+SlidesArgument = Annotated[
+    list[Path], typer.Argument(help="Slides, and folders that are searched for slides.")
+]
+MppOption = Annotated[
+    float | None, typer.Option("--mpp", help="Pixel size in um for all slides; goes before the files' own.")
+]
+
+
+@regions_app.command("train")
+def regions_train(
+    slides: SlidesArgument,
+    annotations: Annotated[Path, typer.Option(help="Folder of annotation files, named like their slides.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write, e.g. tissue.safetensors.")],
+    config: ConfigOption = None,
+    mpp: MppOption = None,
+    line_width_um: Annotated[
+        float, typer.Option("--line-width-um", min=1, help="How wide an annotated line counts.")
+    ] = 20.0,
+    smoothing_um: Annotated[
+        float,
+        typer.Option("--smoothing-um", min=8, help="Classes are averaged over a Gaussian of this width."),
+    ] = 48.0,
+    min_area_um2: Annotated[
+        float,
+        typer.Option("--min-area-um2", min=0, help="Smaller pieces take the class of their surroundings."),
+    ] = 50_000.0,
+    settings: SetOption = None,
+) -> None:
+    """Train a tissue classifier on areas and lines drawn in QuPath; print its cross-validated accuracy."""
+    from histo.config import load_config
+    from histo.run.regions import train_regions
+
+    console = Console(stderr=True)
+    train_regions(
+        slides,
+        annotations,
+        out,
+        load_config(config, list(settings or [])),
+        line_width_um=line_width_um,
+        smoothing_um=smoothing_um,
+        min_area_um2=min_area_um2,
+        mpp=mpp,
+        console=console,
+    )
+    console.print(f"Classifier: {out}; use it with infer --set regions.classifier={out}", soft_wrap=True)
+
+
+@regions_app.command("apply")
+def regions_apply(
+    slides: SlidesArgument,
+    classifier: Annotated[Path, typer.Option(help="A file that regions train has written.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for a GeoJSON file per slide.")],
+    config: ConfigOption = None,
+    mpp: MppOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Classify the tissue of slides; write QuPath GeoJSON that infer takes with --annotations."""
+    from histo.config import load_config
+    from histo.run.regions import apply_regions
+
+    console = Console(stderr=True)
+    n_failed = apply_regions(
+        slides, classifier, out, load_config(config, list(settings or [])), mpp=mpp, console=console
+    )
+    console.print(f"Regions: {out}", soft_wrap=True)
+    raise typer.Exit(_SOME_FAILED if n_failed else 0)
+
+
 @app.callback(invoke_without_command=True)
 def _common(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:

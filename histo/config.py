@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,7 +18,7 @@ from histo.errors import ConfigError
 
 Vector = tuple[float, float, float]
 Settings = TypeVar("Settings", bound=BaseModel)
-RegionName = Literal["tumour", "stroma", "host", "necrosis", "exclude"]
+RegionName = Literal["tumour", "stroma", "host", "necrosis", "exclude", "portal", "vessel", "rim", "other"]
 
 
 class _Section(BaseModel):
@@ -46,6 +46,14 @@ class BrightfieldStain(_Section):
     estimate_within_deg: Annotated[float, Field(ge=0, le=45)] = 15.0
     # "estimate": from the slide's own glass; or fixed red, green, blue.
     white_point: Literal["estimate"] | Vector = "estimate"
+    # What `vectors.residual` stains, where it is a third stain (e.g. CK in a duplex) and no mere rest.
+    residual_name: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _named_residual_is_given(self) -> BrightfieldStain:
+        if self.residual_name is not None and self.vectors.residual is None:
+            raise ValueError("residual_name names a third stain: give its vector as vectors.residual")
+        return self
 
 
 class FluorescenceStain(_Section):
@@ -88,8 +96,29 @@ class CellsConfig(_Section):
     outline_tolerance_um: Annotated[float, Field(ge=0)] = 0.25
 
 
+class ZoneWidths(NamedTuple):
+    """A published scheme of zones: widths in um; None for a far zone without an end."""
+
+    inner_margin_um: float
+    outer_margin_um: float
+    far_limit_um: float | None
+    profile_bin_um: float
+
+
+ZoneScheme = Literal["kather500", "immunoscore360", "berthel10"]
+ZONE_SCHEMES: Final[dict[ZoneScheme, ZoneWidths]] = {
+    # Kather 2018 (eLife 7:e36967): core deeper than 500 um, margins 500 um wide each side, far beyond.
+    "kather500": ZoneWidths(500.0, 500.0, None, 50.0),
+    # The invasive margin as it is drawn for the Immunoscore: 360 um to either side (Pages 2018, Lancet
+    # 391:2128). The widths only: no score of that name is given.
+    "immunoscore360": ZoneWidths(360.0, 360.0, None, 50.0),
+    # Berthel 2017 (OncoImmunology e1286436): classes of 10 um from the border; zones as kather500.
+    "berthel10": ZoneWidths(500.0, 500.0, None, 10.0),
+}
+
+
 class RegionsConfig(_Section):
-    """Annotations, the tumour border and the zones around it."""
+    """Where the tumour region comes from, the tumour border and the zones around it."""
 
     # Class names of annotation files, without regard to case, to ours.
     names: dict[str, RegionName] = {
@@ -106,14 +135,59 @@ class RegionsConfig(_Section):
         "ignore*": "exclude",
         "artefact": "exclude",
         "artifact": "exclude",
+        "portal": "portal",
+        "portal tract": "portal",
+        "vessel": "vessel",
+        "large vessel": "vessel",
+        "rim": "rim",
+        "capsule": "rim",
+        "other": "other",
     }
-    # Kather 2018: core deeper than 500 um, margins 500 um wide each side, far beyond.
+    # A file of `histo regions train`, or a channel that stains the tumour (fluorescence: any of the slide's;
+    # brightfield: stain.residual_name). Used on slides whose annotations name no tumour.
+    classifier: str | None = None
+    tumour_channel: str | None = None
+    # In grey levels (fluorescence) or optical density (brightfield); None: from the slide, where it has two
+    # kinds of tissue to tell apart.
+    tumour_channel_threshold: float | None = None
+    # Zones by the signed distance to the border; single widths go before those of the scheme.
+    zones: ZoneScheme = "kather500"
     inner_margin_um: Annotated[float, Field(gt=0)] = 500.0
     outer_margin_um: Annotated[float, Field(gt=0)] = 500.0
+    # Tissue further out than this is in no zone; None: all of it is far.
+    far_limit_um: Annotated[float, Field(gt=0)] | None = None
+    # Width of the classes of the distance profile.
+    profile_bin_um: Annotated[float, Field(ge=1, le=1500)] = 50.0
     # A stretch of tumour outline is a border only where tissue lies within this distance outside it.
     border_tissue_within_um: Annotated[float, Field(gt=0)] = 40.0
     # Less border than this (a biopsy) and no zone is assessed.
     min_border_length_um: Annotated[float, Field(ge=0)] = 500.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widths_of_the_scheme(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        scheme = data.get("zones", "kather500")
+        # One that is not known is reported by its own field.
+        widths = next((widths for name, widths in ZONE_SCHEMES.items() if name == scheme), None)
+        return data if widths is None else {**widths._asdict(), **data}
+
+    @model_validator(mode="after")
+    def _is_free_of_contradictions(self) -> RegionsConfig:
+        if self.far_limit_um is not None and self.far_limit_um <= self.outer_margin_um:
+            raise ValueError("far_limit_um must lie beyond outer_margin_um")
+        widths, plain = ZONE_SCHEMES[self.zones]._asdict(), ZONE_SCHEMES["kather500"]._asdict()
+        own = [name for name in widths if widths[name] != plain[name]]
+        if own and all(getattr(self, name) != widths[name] for name in own):
+            raise ValueError(
+                f"zones {self.zones} and another {' and '.join(own)} contradict each other: leave out either"
+            )
+        if self.classifier is not None and self.tumour_channel is not None:
+            raise ValueError("classifier and tumour_channel both say where the tumour is: leave out one")
+        if self.tumour_channel_threshold is not None and self.tumour_channel is None:
+            raise ValueError("tumour_channel_threshold has no effect without tumour_channel")
+        return self
 
 
 class MeasureConfig(_Section):
@@ -196,6 +270,18 @@ class Config(_Section):
         for name in ("weights", "precision", "centre_threshold"):
             if getattr(self.cells, name) != getattr(plain, name):
                 raise ValueError(f"cells.{name} has no effect with cells.detector {self.cells.detector}")
+        return self
+
+    @model_validator(mode="after")
+    def _tumour_channel_is_stained(self) -> Config:
+        wanted, stain = self.regions.tumour_channel, self.stain
+        if wanted is None or isinstance(stain, FluorescenceStain):
+            return self
+        if stain.residual_name is None or stain.residual_name.casefold() != wanted.casefold():
+            raise ValueError(
+                f"regions.tumour_channel {wanted!r} is no stain of this brightfield protocol: give its "
+                "vector as stain.vectors.residual and its name as stain.residual_name"
+            )
         return self
 
     def fingerprint(self) -> str:

@@ -58,6 +58,10 @@ class AnnotationError(HistoError):
     """An annotation file that cannot be read or does not fit its slide."""
 
 
+class ClassifierError(HistoError):
+    """A tissue classifier that cannot be trained, read, or used on a slide."""
+
+
 class DatasetError(HistoError):
     """A dataset for training or evaluation that is not laid out as published, or damaged."""
 

@@ -36,7 +36,7 @@ PLACE_COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "x_px": np.dtype(np.float64),  # centroid in level-0 pixels
     "y_px": np.dtype(np.float64),
     "in_tissue": np.dtype(np.bool_),  # in assessed tissue: only these count in densities
-    "region": np.dtype(object),  # tumour, stroma, host, necrosis, exclude or "" (not annotated)
+    "region": np.dtype(object),  # of RegionName, or "" (in none)
     "zone": np.dtype(object),  # core, inner_margin, outer_margin, far or "" (not assessable)
     "signed_distance_um": np.dtype(np.float32),  # to the tumour border, negative inside; NaN: no border
 }

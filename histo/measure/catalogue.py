@@ -11,14 +11,19 @@ from histo.measure.measure import Measure
 from histo.measure.spatial.measures import SPATIAL
 
 
-def _density(zone: str, label: str) -> Measure:
+def _density(
+    zone: str,
+    label: str,
+    meaning: str = "positive cells per area of assessed tissue",
+    source: str = "zones of Kather 2018, eLife 7:e36967",
+) -> Measure:
     return Measure(
         name=f"density_{zone}_per_mm2" if zone else "density_per_mm2",
         label=label,
         unit=PER_MM2,
-        meaning="positive cells per area of assessed tissue",
+        meaning=meaning,
         higher_means="more of them there",
-        source="Kather 2018, eLife 7:e36967 (zones)",
+        source=source,
         scale="log2",
         offset=1.0,
     )
@@ -30,7 +35,27 @@ DENSITIES: Final = (
     _density("outer_margin", "density, outer margin"),
     _density("far", "density, far tissue"),
 )
-OVERALL_DENSITY: Final = _density("", "density, all assessed tissue")
+OVERALL_DENSITY: Final = _density("", "density, all assessed tissue", source="cells over area")
+APART: Final = (
+    _density(
+        "host_margin",
+        "density, host margin",
+        "positive cells per area of host tissue along its border behind a rim",
+        "the second reference where growth is desmoplastic",
+    ),
+    _density(
+        "portal",
+        "density, portal tracts",
+        "positive cells per area of portal tracts outside the tumour: resident cells",
+        "kept out of the zones",
+    ),
+    _density(
+        "vessel",
+        "density, large vessels",
+        "positive cells per area of large vessels outside the tumour: resident cells",
+        "kept out of the zones",
+    ),
+)
 
 EXCLUSION: Final = (
     Measure(
@@ -90,6 +115,10 @@ _OF_ONE_SLIDE: Final = frozenset(
 COMPARED_SPATIAL: Final = tuple(measure for measure in SPATIAL if measure.name not in _OF_ONE_SLIDE)
 
 # What `SlideSummary.measures` may hold, in the order of the columns of `slides.csv`.
-FURTHER: Final = (*EXCLUSION[1:], *(measure for measure in SPATIAL if measure.name != "cells_off_tissue"))
+FURTHER: Final = (
+    *EXCLUSION[1:],
+    *APART,
+    *(measure for measure in SPATIAL if measure.name != "cells_off_tissue"),
+)
 # What a cohort of our own results compares beside the densities by zone.
-COMPARED: Final = (*EXCLUSION, OVERALL_DENSITY, *COMPARED_SPATIAL)
+COMPARED: Final = (*EXCLUSION, *APART, OVERALL_DENSITY, *COMPARED_SPATIAL)

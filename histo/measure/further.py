@@ -8,7 +8,7 @@ import numpy as np
 
 from histo.config import MeasureConfig
 from histo.measure.blocks import blocks_of
-from histo.measure.density import zone_density
+from histo.measure.density import PER_MM2, zone_density
 from histo.measure.exclusion import (
     INFILTRATION,
     LOG2_RATIO,
@@ -19,6 +19,7 @@ from histo.measure.inflamed_tiles import INFLAMED_TILES, inflamed_tile_share
 from histo.measure.points import Points
 from histo.measure.summary import Estimate, Zone, ZoneSummary
 from histo.regions.place import REGION_NAMES, ZONE_NAMES, Regions
+from histo.regions.raster import pixels_under
 
 _INSIDE = [ZONE_NAMES.index("core"), ZONE_NAMES.index("inner_margin")]
 # A tile with less tumour than this share of it is left out.
@@ -64,6 +65,34 @@ def exclusion_measures(
     return measures
 
 
+def apart_from_zones(points: Points, regions: Regions, config: MeasureConfig) -> dict[str, Estimate]:
+    """Return densities of what is told beside the zones: the host margin, portal tracts, large vessels.
+
+    The latter two are those in no zone, outside the tumour: their CD8+ cells are resident.
+    """
+    margin = regions.host_margin
+    if margin.not_assessable is not None:
+        measures = {"density_host_margin_per_mm2": Estimate.missing(PER_MM2, margin.not_assessable)}
+    else:
+        area = regions.host_margin_area_mm2 or 0.0
+        cd8_x, cd8_y = (axis[points.is_cd8].astype(np.float64) for axis in (points.x_um, points.y_um))
+        on_grid, at = pixels_under(cd8_x, cd8_y, margin.mask.shape, regions.mpp)
+        n = int(np.count_nonzero(on_grid & (margin.mask & regions.assessed)[at]))
+        measures = {"density_host_margin_per_mm2": _density(n, area, config)}
+    for name, area in regions.resident_area_mm2.items():
+        held = points.is_cd8 & (points.region == REGION_NAMES.index(name)) & (points.zone == 0)
+        known = f"density_{name}_per_mm2"
+        if area == 0:
+            measures[known] = Estimate.missing(PER_MM2, f"no {name} outside the tumour")
+        else:
+            measures[known] = _density(int(held.sum()), area, config)
+    return measures
+
+
+def _density(n: int, area_mm2: float, config: MeasureConfig) -> Estimate:
+    return zone_density(n, area_mm2, min_area_mm2=config.min_zone_area_mm2, level=config.confidence_level)
+
+
 def _infiltration(core: ZoneSummary, outer: ZoneSummary, level: float) -> Estimate:
     for name, zone in (("tumour core", core), ("outer margin", outer)):
         if zone.cd8_density.not_assessable is not None:
@@ -83,11 +112,7 @@ def _epithelium_stroma(points: Points, regions: Regions, config: MeasureConfig) 
         code = REGION_NAMES.index(name)
         area = regions.area_mm2(inside & (regions.region_map == code))
         held = points.is_cd8 & (points.region == code) & np.isin(points.zone, _INSIDE)
-        densities.append(
-            zone_density(
-                int(held.sum()), area, min_area_mm2=config.min_zone_area_mm2, level=config.confidence_level
-            )
-        )
+        densities.append(_density(int(held.sum()), area, config))
     return log2_density_ratio(
         densities[0],
         densities[1],

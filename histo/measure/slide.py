@@ -10,12 +10,12 @@ from histo.config import MeasureConfig
 from histo.measure.blocks import blocks_of
 from histo.measure.density import FRACTION, PER_MM2, poisson_density, wilson_fraction, zone_density
 from histo.measure.exclusion import LOG2_RATIO, PHENOTYPE_RULE, kather_phenotype, log2_density_ratio
-from histo.measure.further import exclusion_measures
+from histo.measure.further import apart_from_zones, exclusion_measures
 from histo.measure.points import Points
 from histo.measure.spatial.block_bootstrap import block_bootstrap_density
 from histo.measure.spatial.slide import spatial_measures
 from histo.measure.summary import ZONES, DistanceBin, Estimate, ExclusionSummary, Zone, ZoneSummary
-from histo.measure.tally import PROFILE_BIN_UM, Tally
+from histo.measure.tally import Tally
 from histo.regions.place import REGION_NAMES, ZONE_NAMES, Regions
 
 # The profile reaches this far to either side of the border.
@@ -68,6 +68,7 @@ def measure_slide(
             core, outer, config.log_ratio_offset_per_mm2, names=("tumour core", "outer margin")
         )
     measures = exclusion_measures(points, regions, zones, config)
+    measures |= apart_from_zones(points, regions, config)
     if config.spatial:
         measures |= _spatial(points, regions, config)
     return SlideMeasures(
@@ -96,8 +97,8 @@ def distance_profile(tally: Tally, regions: Regions, level: float) -> list[Dista
     """Return the density of CD8+ cells by signed distance to the tumour border.
 
     Each bin's area is that of the assessed pixels whose centre lies in it, never a ring computed from the
-    border's length. Bins are 50 um wide and reach 1.5 mm to either side; the outermost ones without area are
-    left out.
+    border's length. Bins are as wide as the tally's and reach up to 1.5 mm to either side; the outermost ones
+    without area are left out.
 
     Returns
     -------
@@ -105,9 +106,10 @@ def distance_profile(tally: Tally, regions: Regions, level: float) -> list[Dista
     """
     if regions.not_assessable is not None:
         return None
-    counted = regions.assessed & (np.abs(regions.signed_distance_um) < PROFILE_REACH_UM)
-    half = int(PROFILE_REACH_UM / PROFILE_BIN_UM)
-    index = np.floor(regions.signed_distance_um[counted] / PROFILE_BIN_UM).astype(np.int64) + half
+    width = tally.profile_bin_um
+    half = int(PROFILE_REACH_UM / width)
+    counted = regions.assessed & (np.abs(regions.signed_distance_um) < half * width)
+    index = np.floor(regions.signed_distance_um[counted] / width).astype(np.int64) + half
     weight = np.bincount(index, regions.coverage[counted], 2 * half)
     area_mm2 = weight * regions.mpp**2 / 1e6
     with_area = np.flatnonzero(area_mm2)
@@ -115,8 +117,8 @@ def distance_profile(tally: Tally, regions: Regions, level: float) -> list[Dista
         return []
     return [
         DistanceBin(
-            low_um=(k - half) * PROFILE_BIN_UM,
-            high_um=(k - half + 1) * PROFILE_BIN_UM,
+            low_um=(k - half) * width,
+            high_um=(k - half + 1) * width,
             n_cd8=tally.cd8_in_bin(k - half),
             area_mm2=float(area_mm2[k]),
             cd8_density=poisson_density(tally.cd8_in_bin(k - half), float(area_mm2[k]), level),

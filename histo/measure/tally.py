@@ -18,9 +18,14 @@ class Tally:
 
     Only cells in assessed tissue count; the others are counted apart. The order and the size of the pieces
     that are added make no difference.
+
+    Parameters
+    ----------
+    profile_bin_um : width of the classes of distance.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, profile_bin_um: float = PROFILE_BIN_UM) -> None:
+        self.profile_bin_um = profile_bin_um
         self.n_cells = 0
         self.n_cd8 = 0
         self.n_outside = 0
@@ -41,7 +46,9 @@ class Tally:
             for zone, count in zip(zones, counts, strict=True):
                 self._zones[str(zone), is_cd8] += int(count)
         distance = counted["signed_distance_um"].to_numpy(np.float64)[cd8]
-        bins, counts = np.unique(np.floor(distance[~np.isnan(distance)] / PROFILE_BIN_UM), return_counts=True)
+        bins, counts = np.unique(
+            np.floor(distance[~np.isnan(distance)] / self.profile_bin_um), return_counts=True
+        )
         for index, count in zip(bins, counts, strict=True):
             self._cd8_by_bin[int(index)] += int(count)
 

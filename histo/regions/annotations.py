@@ -6,7 +6,7 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -33,19 +33,23 @@ _NOTED_LOSS = 0.01
 
 @dataclass(frozen=True)
 class Annotations:
-    """The annotated regions of one slide.
+    """The regions of one slide, drawn by people or found by a program.
 
     polygons_um : by region, valid and clipped to the slide, um in the slide's frame. A region that is not
         annotated has no entry.
     source : the file they come from.
     unmapped : class names in the file that the configuration does not map; their shapes are left out.
     notes : what was repaired, clipped or ignored, in words.
+    flags : (code, message) of what a reader of the results must know.
+    why_no_tumour : what to say where there is no tumour among them.
     """
 
     polygons_um: Mapping[RegionName, MultiPolygon]
     source: Path
     unmapped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    flags: tuple[tuple[str, str], ...] = ()
+    why_no_tumour: str = "no tumour annotated: the tumour border is not known"
 
 
 def find_annotations(slide_path: Path, folder: Path | None = None) -> Path | None:
@@ -101,7 +105,7 @@ def read_annotations(path: Path, slide: Slide, names: Mapping[str, RegionName]) 
     AnnotationError : the file cannot be read, holds no annotation, or does not fit the slide: an annotation
         lies wholly outside of it.
     """
-    drawing = _read_drawing(path, slide)
+    drawing = read_drawing(path, slide)
     if not drawing.shapes:
         others = ", ".join(f"{n} {kind}" for kind, n in sorted(drawing.ignored.items()))
         raise AnnotationError(
@@ -109,12 +113,11 @@ def read_annotations(path: Path, slide: Slide, names: Mapping[str, RegionName]) 
             path=path,
             fix="Export the annotations of this slide again, or remove the file",
         )
-    ours = {name.strip().casefold(): region for name, region in names.items()}
     pieces: dict[RegionName, list[BaseGeometry]] = {}
     unmapped: Counter[str] = Counter()
     notes: Counter[str] = Counter({f"{kind}: ignored": n for kind, n in drawing.ignored.items()})
     for shape in drawing.shapes:
-        region = next((ours[n.casefold()] for n in map(str.strip, shape.names) if n.casefold() in ours), None)
+        region = region_named(shape.names, names)
         if region is None:
             unmapped[shape.names[0] if shape.names else NO_CLASS] += 1
             continue
@@ -140,7 +143,19 @@ def read_annotations(path: Path, slide: Slide, names: Mapping[str, RegionName]) 
     )
 
 
-def _read_drawing(path: Path, slide: Slide) -> Drawing:
+def region_named(candidates: Iterable[str], names: Mapping[str, RegionName]) -> RegionName | None:
+    """Return the region that the first mapped one of some class names means; None where none is mapped."""
+    ours = {name.strip().casefold(): region for name, region in names.items()}
+    return next((ours[n] for n in (name.strip().casefold() for name in candidates) if n in ours), None)
+
+
+def read_drawing(path: Path, slide: Slide) -> Drawing:
+    """Read whatever an annotation file holds; its format is told by its content.
+
+    Raises
+    ------
+    AnnotationError : the file cannot be read.
+    """
     fix = "Export the annotations again as QuPath GeoJSON, ImageScope XML, HALO .annotations or NDPA"
     try:
         data = path.read_bytes()

@@ -32,20 +32,34 @@ def tumour_body(tumour: MultiPolygon, host: MultiPolygon, gap_um: float) -> Mult
     stroma, necrosis) are filled, for the invasive margin is the outer edge of a tumour; a hole that is mostly
     annotated as host tissue stays, for there the tumour has an outer edge.
     """
-    if tumour.is_empty:
+    return _body(tumour, host, gap_um, _HOST_SHARE)
+
+
+def host_body(host: MultiPolygon, tumour: MultiPolygon, gap_um: float) -> MultiPolygon:
+    """Return host tissue with its gaps and holes filled, but for holes that hold tumour.
+
+    Portal tracts and vessels that are not drawn as host are holes of it; a nodule and its rim is where host
+    tissue ends.
+    """
+    return _body(host, tumour, gap_um, 0.0)
+
+
+def _body(area: MultiPolygon, other: MultiPolygon, gap_um: float, share: float) -> MultiPolygon:
+    """Join what is closer than a gap, and fill holes that hold no more than a share of the other tissue."""
+    if area.is_empty:
         return MultiPolygon()
     # Mitred, so that a corner comes back as it was; the union keeps tips that the mitre limit cut off.
-    grown = tumour.buffer(gap_um / 2, join_style="mitre")
-    joined = as_multipolygon(shapely.union_all([grown.buffer(-gap_um / 2, join_style="mitre"), tumour]))
-    filled = [Polygon(part.exterior, _host_holes(part, host)) for part in joined.geoms]
+    grown = area.buffer(gap_um / 2, join_style="mitre")
+    joined = as_multipolygon(shapely.union_all([grown.buffer(-gap_um / 2, join_style="mitre"), area]))
+    filled = [Polygon(part.exterior, _kept_holes(part, other, share)) for part in joined.geoms]
     return as_multipolygon(shapely.union_all(filled))
 
 
-def _host_holes(part: Polygon, host: MultiPolygon) -> list[shapely.LinearRing]:
-    if host.is_empty:
+def _kept_holes(part: Polygon, other: MultiPolygon, share: float) -> list[shapely.LinearRing]:
+    if other.is_empty:
         return []
     holes = [Polygon(ring) for ring in part.interiors]
-    return [hole.exterior for hole in holes if hole.intersection(host).area > _HOST_SHARE * hole.area]
+    return [hole.exterior for hole in holes if hole.intersection(other).area > share * hole.area]
 
 
 def tumour_border(

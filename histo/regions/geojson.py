@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from shapely.geometry import GeometryCollection, MultiPolygon
+from shapely.geometry import GeometryCollection, MultiLineString, MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
-from histo.regions.shapes import Drawing, Shape, polygon
+from histo.regions.shapes import Drawing, Shape, polygon, vertices
 
 # QuPath 0.2 wrote the type of an object where its identifier belongs.
 _LEGACY_TYPES = {
@@ -38,6 +38,7 @@ def read_geojson(text: bytes) -> Drawing:
     except RecursionError:
         raise ValueError("nested too deeply to be GeoJSON") from None
     shapes: list[Shape] = []
+    lines: list[Shape] = []
     ignored: Counter[str] = Counter()
     for index, feature in enumerate(_features(data)):
         kind = _object_type(feature)
@@ -49,13 +50,16 @@ def read_geojson(text: bytes) -> Drawing:
             ignored["annotation without a geometry"] += 1
             continue
         try:
-            found = _polygons(geometry, ignored)
+            found, line = _polygons(geometry, ignored), _line(geometry)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"feature {index} has a geometry that cannot be read: {error}") from None
+        name = _class_name(feature.get("properties") or {})
+        names = () if name is None else (name,)
         if found is not None:
-            name = _class_name(feature.get("properties") or {})
-            shapes.append(Shape(() if name is None else (name,), found))
-    return Drawing(tuple(shapes), dict(ignored))
+            shapes.append(Shape(names, found))
+        if line is not None:
+            lines.append(Shape(names, line))
+    return Drawing(tuple(shapes), dict(ignored), tuple(lines))
 
 
 def _features(data: Any) -> Iterator[dict[str, Any]]:
@@ -124,3 +128,12 @@ def _polygons(geometry: dict[str, Any], ignored: Counter[str]) -> BaseGeometry |
         ignored["outline with fewer than 3 vertices"] += 1
         return None
     return closed[0] if len(closed) == 1 else MultiPolygon(closed)
+
+
+def _line(geometry: dict[str, Any]) -> BaseGeometry | None:
+    if geometry["type"] not in ("LineString", "MultiLineString"):
+        return None
+    single = geometry["type"] == "LineString"
+    parts = [geometry["coordinates"]] if single else geometry["coordinates"]
+    lines = [vertices(part) for part in parts if len(part) > 1]
+    return MultiLineString(lines) if lines else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,29 @@ from histo.config import RegionName, RegionsConfig
 from histo.regions.annotations import Annotations
 from histo.regions.border import SignedDistance, tumour_body, tumour_border
 from histo.regions.distance import distance_map
+from histo.regions.host import HostMargin, find_host_margin
 from histo.regions.raster import paint, pixels_under, rasterise
 
 # The codes of `Regions.region_map` and `Regions.zone_map` are places in these.
-REGION_NAMES: Final = ("", "tumour", "stroma", "host", "necrosis", "exclude")
+REGION_NAMES: Final = (
+    "",
+    "tumour",
+    "stroma",
+    "host",
+    "necrosis",
+    "exclude",
+    "portal",
+    "vessel",
+    "rim",
+    "other",
+)
 ZONE_NAMES: Final = ("", "core", "inner_margin", "outer_margin", "far")
 
 # Not assessed, in the order in which they are drawn over the others.
 _CUT_OUT: Final[tuple[RegionName, ...]] = ("necrosis", "exclude")
+_NO_CODE: Final = 255
+# Hold CD8+ cells of their own: outside the tumour in no zone.
+_RESIDENT: Final[tuple[RegionName, ...]] = ("portal", "vessel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +57,13 @@ class Regions:
     border : tumour border, um in the slide's frame; None where zones cannot be assessed.
     border_length_um : its length, also where it is too short to be used.
     signed_distance_um : float32, distance of the pixel's centre to the border, negative inside the tumour;
-        NaN outside tissue and where there is no border.
-    zone_map : uint8, places in `ZONE_NAMES`; 0 outside assessed tissue and where zones cannot be assessed.
+        NaN outside tissue, where there is no border, and where tissue belongs to no zone and no profile
+        (portal tracts and vessels outside the tumour, a rim beside its outline).
+    zone_map : uint8, places in `ZONE_NAMES`; 0 outside assessed tissue, in what belongs to no zone, and where
+        zones cannot be assessed.
     not_assessable : why there are no zones; None where there are.
     margins_um : widths of the inner and the outer margin.
+    host_margin : host tissue along its border behind a rim.
     """
 
     mpp: float
@@ -60,6 +78,7 @@ class Regions:
     zone_map: NDArray[np.uint8]
     not_assessable: str | None
     margins_um: tuple[float, float]
+    host_margin: HostMargin
 
     @property
     def assessed_area_mm2(self) -> float:
@@ -75,15 +94,39 @@ class Regions:
         """Area of assessed tissue in each zone; empty where zones cannot be assessed."""
         if self.not_assessable is not None:
             return {}
-        weight = np.bincount(self.zone_map.ravel(), self.coverage.ravel(), len(ZONE_NAMES))
-        area = weight * self.mpp**2 / 1e6
-        return {name: float(area[code]) for code, name in enumerate(ZONE_NAMES) if name}
+        area = self._by_code(self.zone_map, ZONE_NAMES)
+        return {name: area[name] for name in ZONE_NAMES if name}
+
+    @property
+    def region_area_mm2(self) -> dict[str, float]:
+        """Area of assessed tissue in each region; "" is tissue that is in none."""
+        return self._by_code(np.where(self.assessed, self.region_map, _NO_CODE), REGION_NAMES)
+
+    @property
+    def resident_area_mm2(self) -> dict[str, float]:
+        """Area of assessed portal tracts and vessels in no zone: those outside the tumour."""
+        codes = np.where(self.assessed & (self.zone_map == 0), self.region_map, _NO_CODE)
+        area = self._by_code(codes, REGION_NAMES)
+        return {name: area[name] for name in _RESIDENT}
+
+    @property
+    def host_margin_area_mm2(self) -> float | None:
+        """Area of assessed tissue in the host margin; None where there is none."""
+        margin = self.host_margin
+        if margin.not_assessable is not None:
+            return None
+        return _area_mm2(margin.mask & self.assessed, self.coverage, self.mpp)
 
     def signed_distance(self, x_um: NDArray[np.float64], y_um: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the signed distance of points to the border, from the geometry; NaN where there is none."""
         if self._distance is None:
             return np.full(len(x_um), np.nan, dtype=np.float32)
         return self._distance(x_um, y_um).astype(np.float32)
+
+    def _by_code(self, codes: NDArray[Any], names: tuple[str, ...]) -> dict[str, float]:
+        """Return the covered area in mm2 of each code."""
+        weight = np.bincount(codes.ravel(), self.coverage.ravel(), len(names))
+        return {name: float(weight[code]) * self.mpp**2 / 1e6 for code, name in enumerate(names)}
 
     @cached_property
     def _distance(self) -> SignedDistance | None:
@@ -93,12 +136,13 @@ class Regions:
 
 @dataclass(frozen=True, eq=False)
 class CellPlace:
-    """The place of cells: arrays of one length, as in the cell table."""
+    """The place of cells: arrays of one length, as in the cell table; and whether in the host margin."""
 
     region: NDArray[np.object_]
     zone: NDArray[np.object_]
     signed_distance_um: NDArray[np.float32]
     in_tissue: NDArray[np.bool_]
+    in_host_margin: NDArray[np.bool_]
 
 
 def place_regions(
@@ -113,10 +157,11 @@ def place_regions(
     """Lay annotations over the tissue and divide it into zones by the distance to the tumour border.
 
     Zones by the signed distance d, negative inside the tumour: core d < -inner_margin_um, inner margin
-    -inner_margin_um <= d < 0, outer margin 0 <= d < outer_margin_um, far beyond. Stroma and lumina inside the
-    tumour belong to the zone they lie in. An outline drawn a little too far inside leaves a rim along the
-    edge of the tissue; it is far from the border and yet no far tissue, and belongs to no zone. Where
-    annotated regions overlap, the smaller outline lies on top, necrosis and exclude above all.
+    -inner_margin_um <= d < 0, outer margin 0 <= d < outer_margin_um, far beyond, to `far_limit_um` where one
+    is given. Stroma and lumina inside the tumour belong to the zone they lie in. Portal tracts and large
+    vessels outside it belong to none: their CD8+ cells are resident. An outline drawn a little too far inside
+    leaves a rim along the edge of the tissue; it is far from the border and yet no far tissue, and belongs to
+    no zone. Where annotated regions overlap, the smaller outline lies on top, necrosis and exclude above all.
 
     Parameters
     ----------
@@ -137,9 +182,11 @@ def place_regions(
     border = tumour_border(body, counted, mpp, gap_um)
     reason = _why_not(annotations, region_map, counted, border, config)
     if reason is None:
-        reach_um = max(config.inner_margin_um, config.outer_margin_um)
+        reach_um = max(config.inner_margin_um, config.outer_margin_um, config.far_limit_um or 0.0)
         signed = distance_map(SignedDistance.of(border, body), tissue, mpp, reach_um)
         signed[_rim(body, signed, mpp, gap_um)] = np.nan
+        resident = np.isin(region_map, [REGION_NAMES.index(name) for name in _RESIDENT])
+        signed[resident & (signed >= 0)] = np.nan
     else:
         signed = np.full(tissue.shape, np.nan, dtype=np.float32)
     return Regions(
@@ -155,6 +202,15 @@ def place_regions(
         zone_map=_zone_map(signed, counted, config),
         not_assessable=reason,
         margins_um=(config.inner_margin_um, config.outer_margin_um),
+        host_margin=find_host_margin(
+            polygons.get("host", MultiPolygon()),
+            polygons.get("rim", MultiPolygon()),
+            body,
+            counted=counted,
+            host_pixels=counted & (region_map == REGION_NAMES.index("host")),
+            mpp=mpp,
+            config=config,
+        ),
     )
 
 
@@ -176,6 +232,7 @@ def place_cells(regions: Regions, x_um: NDArray[np.float64], y_um: NDArray[np.fl
             regions.signed_distance(x_um, y_um),
         ),
         in_tissue=on_grid & regions.assessed[at],
+        in_host_margin=on_grid & regions.assessed[at] & regions.host_margin.mask[at],
     )
 
 
@@ -215,11 +272,11 @@ def _why_not(
     if annotations is None:
         return "no annotations: the tumour border is not known"
     if "tumour" not in annotations.polygons_um:
-        return "no tumour annotated: the tumour border is not known"
+        return annotations.why_no_tumour
     if not (counted & (region_map == REGION_NAMES.index("tumour"))).any():
-        return "the annotated tumour holds no assessed tissue"
+        return "the tumour holds no assessed tissue"
     if border.length == 0:
-        return "no tumour border: no other tissue lies outside the annotated tumour"
+        return "no tumour border: no other tissue lies outside the tumour"
     if border.length < config.min_border_length_um:
         return (
             f"too little tumour border: {border.length:.0f} um against other tissue, "
@@ -243,4 +300,6 @@ def _zone_map(
     known = counted & ~np.isnan(signed)
     limits = np.array([-config.inner_margin_um, 0.0, config.outer_margin_um], dtype=np.float32)
     zone_map[known] = np.searchsorted(limits, signed[known], side="right") + 1
+    if config.far_limit_um is not None:
+        zone_map[known & (signed >= config.far_limit_um)] = 0
     return zone_map

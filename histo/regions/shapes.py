@@ -18,10 +18,10 @@ ELLIPSE_VERTICES = 128
 
 @dataclass(frozen=True)
 class Shape:
-    """A closed outline as the file has it.
+    """A closed outline, or a line, as the file has it.
 
     names : what may say its class, the most specific first; the first one that the configuration maps counts.
-    geometry : polygon or multipolygon, perhaps invalid, in level-0 pixels of the slide's frame.
+    geometry : polygon or multipolygon, perhaps invalid, or line, in level-0 pixels of the slide's frame.
     """
 
     names: tuple[str, ...]
@@ -30,10 +30,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The content of an annotation file: its shapes, and how many things in it are no regions, by kind."""
+    """The content of an annotation file.
+
+    shapes : closed outlines. ignored : how many things in it are no regions, by kind. lines : those of them
+    that are lines (GeoJSON only): no regions, but scribbles for the tissue classifier.
+    """
 
     shapes: tuple[Shape, ...]
     ignored: dict[str, int]
+    lines: tuple[Shape, ...] = ()
 
 
 def vertices(points: ArrayLike) -> NDArray[np.float64]:

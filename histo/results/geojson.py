@@ -41,6 +41,11 @@ REGION_COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "host": (120, 90, 60),
     "necrosis": (50, 50, 50),
     "exclude": (180, 180, 180),
+    "portal": (0, 150, 200),
+    "vessel": (200, 0, 120),
+    "rim": (220, 160, 90),
+    "host border": (0, 220, 160),
+    "other": (140, 110, 170),
 }
 
 # Column, name with its unit, decimals. The first is never missing: it needs no comma before it.

@@ -35,6 +35,7 @@ from histo.cohort.config import CohortConfig
 from histo.cohort.manifest import Manifest, ManifestRow
 from histo.config import Config
 from histo.errors import ConfigError, HistoError
+from histo.regions.find import load_configured
 from histo.results.atomic import write_text
 from histo.results.log_file import log_file
 from histo.results.slides_table import SlideRow, write_slides_table
@@ -109,6 +110,8 @@ def run_batch(
         raise ConfigError("the annotations folder does not exist", path=annotations)
     _make_folder(out)
     return_freed_memory()
+    # A classifier that cannot be read is one error, not one for each slide.
+    load_configured(config)
     detector = build_detector(config.cells, choose_device(config.run.device))
     console.print(
         f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on "

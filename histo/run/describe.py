@@ -36,6 +36,7 @@ def flags_of(
             )
         )
     if annotations is not None:
+        flags += annotations.flags
         if annotations.unmapped:
             names = ", ".join(annotations.unmapped)
             flags.append(("unmapped_annotations", f"annotations of these classes were not used: {names}"))

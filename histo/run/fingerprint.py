@@ -19,6 +19,7 @@ def slide_fingerprint(
     *,
     detector_sha256: str,
     annotations: Path | None,
+    classifier_sha256: str | None,
     mpp: float | None,
 ) -> str:
     """Return a SHA-256 that changes whenever the slide's result could.
@@ -26,6 +27,7 @@ def slide_fingerprint(
     Parameters
     ----------
     path : the slide; a folder (OME-Zarr) or a file, whose companion folder (MRXS) is taken in too.
+    classifier_sha256 : of the tissue classifier; None where none is configured.
     mpp : pixel size given by flag or manifest, in um; None where the metadata decides.
     """
     parts = {
@@ -34,6 +36,7 @@ def slide_fingerprint(
         "config": config.fingerprint(),
         "detector": detector_sha256,
         "annotations": None if annotations is None else _file_sha256(annotations),
+        "classifier": classifier_sha256,
         "mpp_um": mpp,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import ndimage
+from shapely.geometry.base import BaseGeometry
 
 from histo import __version__
 from histo.cells.build import Detector
@@ -28,6 +29,8 @@ from histo.measure.slide import measure_slide
 from histo.measure.summary import SlideSummary, TileFailure, TissueSummary
 from histo.measure.tally import Tally
 from histo.regions.annotations import find_annotations, read_annotations
+from histo.regions.classifier import TissueClassifier
+from histo.regions.find import find_regions, load_configured
 from histo.regions.place import Regions, place_cells, place_regions
 from histo.regions.raster import pixels_under
 from histo.results.atomic import write_text
@@ -81,11 +84,13 @@ def analyse_slide(
     HistoError : the slide, its pixel size, its channels or its annotations cannot be used.
     """
     annotations_path = find_annotations(job.path, job.annotations_folder)
+    classifier = load_configured(config)
     fingerprint = slide_fingerprint(
         job.path,
         config,
         detector_sha256=detector.sha256,
         annotations=annotations_path,
+        classifier_sha256=None if classifier is None else classifier.sha256,
         mpp=job.mpp_flag or job.mpp_manifest,
     )
     kept = read_summary(job.folder)
@@ -97,7 +102,9 @@ def analyse_slide(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            summary = _analyse(slide, job, part, config, detector, annotations_path, fingerprint, progress)
+            summary = _analyse(
+                slide, job, part, config, detector, annotations_path, classifier, fingerprint, progress
+            )
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
@@ -128,6 +135,7 @@ def _analyse(
     config: Config,
     detector: Detector,
     annotations_path: Path | None,
+    classifier: TissueClassifier | None,
     fingerprint: str,
     progress: TileProgress | None,
 ) -> SlideSummary:
@@ -139,6 +147,7 @@ def _analyse(
         if annotations_path is None
         else read_annotations(annotations_path, slide, dict(config.regions.names))
     )
+    annotations = find_regions(slide, survey, tissue, stain, annotations, config, classifier)
     regions = place_regions(
         annotations,
         tissue=tissue.mask,
@@ -158,7 +167,7 @@ def _analyse(
     )
     # Cells further out than a pixel from assessed tissue depend on which cores happen to reach them.
     near_tissue = ndimage.binary_dilation(tissue.assessed, np.ones((3, 3), bool))
-    tally = Tally()
+    tally = Tally(config.regions.profile_bin_um)
     points = PointCollector()
     density = DensityMap(slide.size_um, config.results.density_map_um)
     overlay = Overlay(
@@ -210,7 +219,11 @@ def _analyse(
         area = density.area_on(survey.coverage * regions.assessed, survey.mpp)
         maps.write_density(density.per_mm2(area), density.cell_um)
     overlay.save(folder / "overlay.png")
-    shapes = {"tumour": regions.tumour, "tumour border": regions.border}
+    shapes: dict[str, BaseGeometry | None] = {}
+    if annotations is not None:
+        shapes.update(annotations.polygons_um.items())
+    shapes |= {"tumour": regions.tumour, "tumour border": regions.border}
+    shapes["host border"] = regions.host_margin.border
     write_annotations_geojson(folder / "regions.geojson", shapes, slide.mpp)
     tissue_area_mm2 = tissue.area_mm2(tissue.mask)
     measures = measure_slide(

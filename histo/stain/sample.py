@@ -18,7 +18,11 @@ _SAMPLE_MPP = 0.5
 
 
 def sample_tissue(
-    slide: Slide, tissue: Tissue, interest: NDArray[np.float32] | None = None, n_blocks: int = 32
+    slide: Slide,
+    tissue: Tissue,
+    interest: NDArray[np.float32] | None = None,
+    n_blocks: int = 32,
+    mpp: float = _SAMPLE_MPP,
 ) -> NDArray[Any]:
     """Read some blocks of assessed tissue.
 
@@ -29,11 +33,12 @@ def sample_tissue(
     slide, tissue : what to sample, and where it has tissue.
     interest : (rows, columns) of the survey.
     n_blocks : how many blocks at most, of 16 x 16 survey pixels.
+    mpp : um per pixel wanted.
 
     Returns
     -------
-    (n, channels) assessed pixels at 0.5 um, or as fine as the slide is; the slide's dtype. n is 0 where there
-    is no assessed tissue.
+    (n, channels) assessed pixels at about `mpp`, or as fine as the slide is; the slide's dtype. n is 0 where
+    there is no assessed tissue.
     """
     columns, rows = tissue.mask.shape[1], tissue.mask.shape[0]
     blocks = [
@@ -55,7 +60,7 @@ def sample_tissue(
             if len(chosen) >= n_blocks:
                 break
             chosen.add(index)
-    factor = max(1, round(tissue.mpp / max(_SAMPLE_MPP, *slide.mpp)))
+    factor = max(1, round(tissue.mpp / max(mpp, *slide.mpp)))
     parts = [np.empty((0, len(slide.channels)), slide.info.dtype)]
     for index in sorted(chosen):
         block = blocks[index]

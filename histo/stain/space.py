@@ -166,8 +166,8 @@ def _white_point(
 def _fit_fluorescence(
     slide: Slide, survey: Survey, tissue: Tissue, config: FluorescenceStain
 ) -> FluorescenceTransform:
-    nuclear, cd8 = _find_channel(slide, config.nuclear), _find_channel(slide, config.cd8)
-    auto = None if config.autofluorescence is None else _find_channel(slide, config.autofluorescence)
+    nuclear, cd8 = find_channel(slide, config.nuclear), find_channel(slide, config.cd8)
+    auto = None if config.autofluorescence is None else find_channel(slide, config.autofluorescence)
     if nuclear == cd8:
         raise ChannelError(
             f"{config.nuclear!r} and {config.cd8!r} both mean channel {slide.channels[cd8]!r}",
@@ -224,10 +224,14 @@ def channel_scale(values: NDArray[Any], *, dense: bool) -> tuple[float, float, b
     return low, floor if floor > 0 else 1.0, False
 
 
-def _find_channel(slide: Slide, wanted: str) -> int:
+def find_channel(slide: Slide, wanted: str) -> int:
     """Find a channel by its name: whole, then as a word, then as a part, without regard to case.
 
     A number is never cut: "CD8" is no part of "CD80" or "CD86".
+
+    Raises
+    ------
+    ChannelError : no channel, or more than one, fits; those of the slide are listed.
     """
     name = wanted.strip().casefold()
     channels = [channel.strip().casefold() for channel in slide.channels]

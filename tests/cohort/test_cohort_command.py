@@ -58,7 +58,7 @@ def slide(name: str, core: int, outer: int, rng: np.random.Generator):
             "zones": {zone: zone_summary(n) for zone, n in counts.items()},
             "distance_profile": profile,
             "exclusion": summary.exclusion.model_copy(update={"log2_core_outer": ratio}),
-            "measures": {m.name: Estimate(value=float(rng.normal()), unit=m.unit) for m in FURTHER[:8]},
+            "measures": {m.name: Estimate(value=float(rng.normal()), unit=m.unit) for m in FURTHER[:5]},
         }
     )
 
