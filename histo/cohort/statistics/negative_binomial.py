@@ -28,6 +28,8 @@ _LOG_SD = (-4.6, 2.5)
 _MOST_ETA = 40.0
 _INNER_STEPS = 100
 _POLISH_STEPS = 8
+# No patient is taken to hold more than this share of the information on a parameter.
+_LARGEST_SHARE = 0.98
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,15 @@ class Fit:
     """Maximum of the Laplace likelihood.
 
     `covariance` is that of the fixed effects (inverse observed information, the variance parameters' share
-    taken into account). `at_boundary` names what ran to its limit: "patient", "lesion" (standard deviation 0)
-    or "dispersion" (no more than Poisson variance). `decrement` is what a Newton step would still add to
-    twice the log-likelihood; `definite` tells whether the information matrix is positive definite.
+    taken into account); `robust_covariance` that of the sandwich over patients (see `_robust`). `at_boundary`
+    names what ran to its limit: "patient", "lesion" (standard deviation 0) or "dispersion" (no more than
+    Poisson variance). `decrement` is what a Newton step would still add to twice the log-likelihood;
+    `definite` tells whether the information matrix is positive definite.
     """
 
     beta: Array
     covariance: Array
+    robust_covariance: Array
     dispersion_k: float
     patient_sd: float
     lesion_sd: float
@@ -96,7 +100,9 @@ class _Laplace:
         self._effects = np.zeros(layout.n_patients), np.zeros(len(layout.patient_of_lesion))
 
     def __call__(self, at: _Parameters) -> tuple[float, Array]:
-        """Return the log-likelihood and its gradient in (beta, log k, log patient sd, log lesion sd).
+        """Return the log-likelihood and each patient's share, (P, p + 3), of its gradient.
+
+        The gradient is in (beta, log k, log patient sd, log lesion sd).
 
         Effects are scaled to standard deviation 1 (b = sd z), so that a standard deviation of 0 is no special
         case. With z at the mode, H the negative Hessian there, f the log-density of a row as a function of
@@ -125,15 +131,17 @@ class _Laplace:
         c = leverage * third / 2
         s, t = arrow.solve(*arrow.to_effects(c))
         carried = at.patient_sd * s[rows.patient] + at.lesion_sd * t[rows.lesion]
-        d_beta = rows.design.T @ (slope + c - weight * carried)
+        d_beta = rows.design * (slope + c - weight * carried)[:, None]
         f_k = digamma(y + k) - digamma(k) + at.log_k + 1 - np.log(total) - (y + k) / total
         slope_k = (y - mu) * mu / total**2
         curve_k = -mu * ((y + 2 * k) * total - 2 * (y + k) * k) / total**3
-        d_log_k = k * float((f_k + leverage * curve_k / 2 + slope_k * carried).sum())
+        d_log_k = k * (f_k + leverage * curve_k / 2 + slope_k * carried)
         inverse_z, inverse_v = arrow.inverse_diagonal()
-        d_patient = float((z**2 + inverse_z + 2 * s * z).sum()) - len(z)
-        d_lesion = float((v**2 + inverse_v + 2 * t * v).sum()) - len(v)
-        return value, np.concatenate([d_beta, [d_log_k, d_patient, d_lesion]])
+        d_patient = z**2 + inverse_z + 2 * s * z - 1
+        d_lesion = v**2 + inverse_v + 2 * t * v - 1
+        by_patient = [np.bincount(rows.patient, column) for column in (*d_beta.T, d_log_k)]
+        by_owner = np.bincount(rows.patient_of_lesion, d_lesion)
+        return value, np.column_stack([*by_patient, d_patient, by_owner])
 
     def _eta(self, at: _Parameters, fixed: Array, z: Array, v: Array) -> Array:
         rows = self.layout
@@ -238,18 +246,21 @@ def fit(layout: Layout) -> Fit:
             theta[index] = end if name == "dispersion" else -np.inf
     if boundary:
         theta = _climb(laplace, theta, free, low, high)
-    value, gradient, information, theta = _polish(laplace, theta, free, low, high)
+    value, scores, informations, theta = _polish(laplace, theta, free, low, high)
+    gradient, information = scores.sum(axis=0), informations.sum(axis=0)
     try:
-        np.linalg.cholesky(information)
+        root = np.linalg.cholesky(information)
         covariance = np.asarray(np.linalg.inv(information), np.float64)
+        robust = _robust(scores, root, informations)
         decrement, definite = float(gradient @ covariance @ gradient), True
     except np.linalg.LinAlgError:
-        covariance = np.full_like(information, np.nan)
+        covariance = robust = np.full_like(information, np.nan)
         decrement, definite = np.inf, False
     at = _parameters(theta, free)
     return Fit(
         beta=at.beta,
         covariance=covariance[:p, :p],
+        robust_covariance=robust[:p, :p],
         dispersion_k=float(np.exp(at.log_k)),
         patient_sd=at.patient_sd,
         lesion_sd=at.lesion_sd,
@@ -258,6 +269,25 @@ def fit(layout: Layout) -> Fit:
         decrement=decrement,
         definite=definite,
     )
+
+
+def _robust(scores: Array, root: Array, informations: Array) -> Array:
+    """Return the covariance from how the patients' scores scatter, whatever the model says of their variance.
+
+    The sandwich with each score enlarged for the patient's own pull on the maximum, CR2 of Bell and McCaffrey
+    (2002, Surv Methodol 28:169), its hat matrix the patient's share of the information.
+
+    Parameters
+    ----------
+    scores, informations : (P, q) and (P, q, q) each patient's share of gradient and information.
+    root : (q, q) lower Cholesky factor of the information.
+    """
+    inverse = np.linalg.inv(root)
+    values, vectors = np.linalg.eigh(inverse @ informations @ inverse.T)
+    enlarge = 1 / np.sqrt(1 - np.minimum(values, _LARGEST_SHARE))
+    along = np.einsum("pji,pj->pi", vectors, scores @ inverse.T)
+    pulls = np.einsum("pij,pj->pi", vectors, enlarge * along) @ inverse
+    return np.asarray(pulls.T @ pulls, np.float64)
 
 
 def _parameters(theta: Array, free: NDArray[np.bool_]) -> _Parameters:
@@ -272,8 +302,8 @@ def _climb(laplace: _Laplace, theta: Array, free: NDArray[np.bool_], low: Array,
     def negative(part: Array) -> tuple[float, Array]:
         whole = theta.copy()
         whole[free] = part
-        value, gradient = laplace(_parameters(whole, free))
-        return -value, -gradient[free]
+        value, shares = laplace(_parameters(whole, free))
+        return -value, -shares[:, free].sum(axis=0)
 
     found = minimize(
         negative,
@@ -294,18 +324,19 @@ def _polish(
     """Newton steps with the information matrix, itself the central difference of the exact gradient."""
     places = np.flatnonzero(free)
     for step in range(_POLISH_STEPS):
-        value, whole = laplace(_parameters(theta, free))
-        gradient = whole[free]
-        information = np.empty((len(places), len(places)))
+        value, shares = laplace(_parameters(theta, free))
+        scores = shares[:, free]
+        informations = np.empty((len(scores), len(places), len(places)))
         for j, place in enumerate(places):
             shift = np.zeros_like(theta)
             shift[place] = 1e-4
-            up = laplace(_parameters(theta + shift, free))[1][free]
-            down = laplace(_parameters(theta - shift, free))[1][free]
-            information[j] = (down - up) / 2e-4
-        information = (information + information.T) / 2
+            up = laplace(_parameters(theta + shift, free))[1][:, free]
+            down = laplace(_parameters(theta - shift, free))[1][:, free]
+            informations[:, j] = (down - up) / 2e-4
+        informations = (informations + informations.transpose(0, 2, 1)) / 2
+        gradient = scores.sum(axis=0)
         try:
-            move = np.linalg.solve(information, gradient)
+            move = np.linalg.solve(informations.sum(axis=0), gradient)
         except np.linalg.LinAlgError:
             break
         if gradient @ move < 1e-8 or step == _POLISH_STEPS - 1 or not np.isfinite(move).all():
@@ -315,4 +346,4 @@ def _polish(
         if laplace(_parameters(trial, free))[0] < value:
             break
         theta = trial
-    return value, gradient, information, theta
+    return value, scores, informations, theta
