@@ -92,5 +92,9 @@ def _record(fitted: FittedModel | None, found: dict[str, int], reason: str | Non
 
 def _in_order(ratios: Iterable[Ratio]) -> tuple[RateRatio, ...]:
     """Return ratios in the order of the zones."""
-    by_zone = {ratio.zone: ratio.ratio for ratio in ratios}
-    return tuple(RateRatio(zone=zone, ratio=by_zone[zone]) for zone in ZONES if zone in by_zone)
+    by_zone = {found.zone: found for found in ratios}
+    return tuple(
+        RateRatio(zone=zone, ratio=by_zone[zone].ratio, p=by_zone[zone].p_value)
+        for zone in ZONES
+        if zone in by_zone
+    )

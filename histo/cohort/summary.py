@@ -91,10 +91,11 @@ class Comparison(_Record):
 
 
 class RateRatio(_Record):
-    """Metastasis over primary in one zone, from the count model, with its interval."""
+    """Metastasis over primary in one zone, from the count model, with its interval and p value."""
 
     zone: str
     ratio: Estimate
+    p: float | None
 
 
 class CountModel(_Record):
