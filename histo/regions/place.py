@@ -98,11 +98,6 @@ class Regions:
         return {name: area[name] for name in ZONE_NAMES if name}
 
     @property
-    def region_area_mm2(self) -> dict[str, float]:
-        """Area of assessed tissue in each region; "" is tissue that is in none."""
-        return self._by_code(np.where(self.assessed, self.region_map, _NO_CODE), REGION_NAMES)
-
-    @property
     def resident_area_mm2(self) -> dict[str, float]:
         """Area of assessed portal tracts and vessels in no zone: those outside the tumour."""
         codes = np.where(self.assessed & (self.zone_map == 0), self.region_map, _NO_CODE)
@@ -136,13 +131,12 @@ class Regions:
 
 @dataclass(frozen=True, eq=False)
 class CellPlace:
-    """The place of cells: arrays of one length, as in the cell table; and whether in the host margin."""
+    """The place of cells: arrays of one length, as in the cell table."""
 
     region: NDArray[np.object_]
     zone: NDArray[np.object_]
     signed_distance_um: NDArray[np.float32]
     in_tissue: NDArray[np.bool_]
-    in_host_margin: NDArray[np.bool_]
 
 
 def place_regions(
@@ -232,7 +226,6 @@ def place_cells(regions: Regions, x_um: NDArray[np.float64], y_um: NDArray[np.fl
             regions.signed_distance(x_um, y_um),
         ),
         in_tissue=on_grid & regions.assessed[at],
-        in_host_margin=on_grid & regions.assessed[at] & regions.host_margin.mask[at],
     )
 
 

@@ -68,8 +68,8 @@ def methods_sentence(summary: SlideSummary) -> str:
     else:
         stain = "Channel intensities were normalised per slide by background and full scale."
     zones = (
-        " Zones are bands round the annotated tumour border after Kather et al. 2018 (eLife 7:e36967, "
-        "doi 10.7554/eLife.36967)."
+        " Zones are bands round the tumour border by signed distance, as in Kather et al. 2018 "
+        "(eLife 7:e36967, doi 10.7554/eLife.36967)."
         if summary.exclusion.border_length_um
         else ""
     )

@@ -40,6 +40,18 @@ def regions_of(tumour, tissue=None, config=None):
     )
 
 
+def placed(**polygons):
+    tissue = np.ones((500, 500), bool)
+    return place_regions(
+        Annotations({name: MultiPolygon([shape]) for name, shape in polygons.items()}, Path("a.geojson")),
+        tissue=tissue,
+        assessed=tissue,
+        coverage=np.ones(tissue.shape, np.float32),
+        mpp=8.0,
+        config=RegionsConfig(),
+    )
+
+
 def cells_at(regions, x, y, cd8):
     place = place_cells(regions, x, y)
     columns = {name: np.zeros(len(x), dtype) for name, dtype in CELL_COLUMNS.items()}
@@ -251,24 +263,36 @@ class TestFurtherMeasures:
 
     def test_epithelium_against_stroma(self):
         tumour, stroma = Point(2000, 2000).buffer(1000), Point(2000, 2000).buffer(600)
-        annotations = Annotations(
-            {"tumour": MultiPolygon([tumour]), "stroma": MultiPolygon([stroma])}, Path("a.geojson")
-        )
-        tissue = np.ones((500, 500), bool)
-        regions = place_regions(
-            annotations,
-            tissue=tissue,
-            assessed=tissue,
-            coverage=np.ones(tissue.shape, np.float32),
-            mpp=8.0,
-            config=RegionsConfig(),
-        )
+        regions = placed(tumour=tumour, stroma=stroma)
         rng = np.random.default_rng(4)
         x, y = rng.uniform(0, 4000, (2, 40_000))
         in_stroma = np.hypot(x - 2000, y - 2000) < 600
         cd8 = rng.random(40_000) < np.where(in_stroma, 0.4, 0.1)
         ratio = measured(cells_at(regions, x, y, cd8), regions).measures["log2_epithelium_stroma"]
         assert ratio.low < -2 < ratio.high
+
+    def test_host_margin_portal_tracts_and_vessels_are_told_apart(self):
+        regions = placed(
+            tumour=box(0, 0, 2000, 4000),
+            host=box(2200, 0, 4000, 4000),
+            portal=box(3000, 1000, 3400, 2000),
+        )
+        rng = np.random.default_rng(6)
+        x, y = rng.uniform(0, 4000, (2, 60_000))
+        in_portal = (x > 3000) & (x < 3400) & (y > 1000) & (y < 2000)
+        in_margin = (x > 2200) & (x < 2700)
+        cd8 = rng.random(60_000) < np.select([in_portal, in_margin], [0.5, 0.2], 0.02)
+        found = measured(cells_at(regions, x, y, cd8), regions)
+        per_mm2 = 60_000 / 16
+        assert found.measures["density_host_margin_per_mm2"].value == pytest.approx(0.2 * per_mm2, rel=0.1)
+        assert found.measures["density_portal_per_mm2"].value == pytest.approx(0.5 * per_mm2, rel=0.1)
+        assert found.measures["density_vessel_per_mm2"].not_assessable == "no vessel outside the tumour"
+        # Resident cells are not far tissue.
+        assert found.zones["far"].cd8_density.value < 0.1 * per_mm2
+
+    def test_without_a_rim_there_is_no_host_margin(self, disc, cells):
+        reason = measured(cells, disc).measures["density_host_margin_per_mm2"].not_assessable
+        assert reason == disc.host_margin.not_assessable
 
     def test_spatial_measures_can_be_left_out(self, disc, cells):
         found = measured(cells, disc, config=MeasureConfig(spatial=False)).measures
