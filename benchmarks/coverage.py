@@ -1,6 +1,7 @@
 """Do the cohort's statistics keep their promises? Coverage and false positives on cohorts of known truth.
 
-    python benchmarks/coverage.py --out DIR [--replicates 4000] [--fits 3000] [--jobs 2] [--only ranks model]
+    python benchmarks/coverage.py --out DIR [--replicates 4000] [--fits 3000] [--jobs 2]
+                                  [--only ranks model] [--designs "25 vs 17" ...]
 
 Cohorts come from `histo.cohort.simulate`. Intervals of 95 % should hold the truth in 93 to 97 % of cohorts,
 tests at 5 % should reject a true null hypothesis in 4 to 6 %. Prints a table with the standard error of
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from histo.cohort.simulate import METASTASIS, PRIMARY, CohortTruth, kather_truth, simulate_cohort
+from histo.cohort.simulate import KATHER, METASTASIS, PRIMARY, CohortTruth, simulate_cohort
 from histo.cohort.statistics.clusters import bootstrap_groups
 from histo.cohort.statistics.count_model import CountModel, fit_count_model
 from histo.cohort.statistics.permutation import permutation_test
@@ -85,9 +86,13 @@ def count_truth(*, effect: float, lesions: bool) -> CohortTruth:
 
 
 def cases() -> list[Case]:
-    kather = kather_truth(zones=("core", "outer_margin"), **_two_zones())
+    kather = replace(
+        KATHER,
+        zones=("core", "outer_margin"),
+        mean_ln={site: (values[0], values[2]) for site, values in KATHER.mean_ln.items()},
+        sd_ln={site: (values[0], values[2]) for site, values in KATHER.sd_ln.items()},
+    )
     shift = replace(kather, sd_ln=dict.fromkeys(kather.sd_ln, (1.5, 1.0)))
-    four = kather_truth()
     found = []
     for design in ((25, 17, 0), (0, 0, 20), (12, 10, 0), (0, 0, 10), (60, 60, 0), (0, 0, 60)):
         paired = design[2] > 0
@@ -104,11 +109,11 @@ def cases() -> list[Case]:
                 null=True,
                 lesion_effect=paired,
             ),
-            Case("model", "lognormal, Kather's spreads", four, *design, lesion_effect=paired, beyond=True),
+            Case("model", "lognormal, Kather's spreads", KATHER, *design, lesion_effect=paired, beyond=True),
             Case(
                 "model",
                 "lognormal, no difference",
-                same_sites(four),
+                same_sites(KATHER),
                 *design,
                 null=True,
                 lesion_effect=paired,
@@ -119,14 +124,6 @@ def cases() -> list[Case]:
             truth = count_truth(effect=0.0, lesions=True)
             found.append(Case("model", "lesions' variance left out", truth, *design, null=True, beyond=True))
     return found
-
-
-def _two_zones() -> dict[str, object]:
-    full = kather_truth()
-    return {
-        "mean_ln": {site: (values[0], values[2]) for site, values in full.mean_ln.items()},
-        "sd_ln": {site: (values[0], values[2]) for site, values in full.sd_ln.items()},
-    }
 
 
 def log2_ratios(frame: pd.DataFrame) -> tuple[Array, Array]:
@@ -288,13 +285,15 @@ def summarise(case: Case, answers: list[dict[str, float]]) -> list[dict[str, obj
     return rows
 
 
-def study(*, replicates: int, fits: int, jobs: int, only: list[str]) -> pd.DataFrame:
-    """Run all cases and return a row per case and question."""
+def study(
+    *, replicates: int, fits: int, jobs: int, only: list[str], designs: list[str] | None
+) -> pd.DataFrame:
+    """Run the cases and return a row per case and question."""
     rows: list[dict[str, object]] = []
     with ProcessPoolExecutor(jobs) as pool:
         waiting = []
         for index, case in enumerate(cases()):
-            if case.kind not in only:
+            if case.kind not in only or (designs and case.design not in designs):
                 continue
             n = replicates if case.kind == "ranks" else fits
             truth, first = truth_of(case), 1_000_003 * (index + 1)
@@ -322,9 +321,16 @@ def main() -> None:
     parser.add_argument("--fits", type=int, default=3000, help="cohorts for the count model")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=["ranks", "model"], default=["ranks", "model"])
+    parser.add_argument("--designs", nargs="+", help="for example '25 vs 17' '20 pairs'; all without it")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    table = study(replicates=options.replicates, fits=options.fits, jobs=options.jobs, only=options.only)
+    table = study(
+        replicates=options.replicates,
+        fits=options.fits,
+        jobs=options.jobs,
+        only=options.only,
+        designs=options.designs,
+    )
     table.to_csv(options.out / "coverage.csv", index=False)
     outside = int((table["verdict"] == "OUTSIDE").sum())
     print(f"{len(table)} rows, {outside} outside")

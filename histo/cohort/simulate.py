@@ -47,34 +47,29 @@ class CohortTruth:
     missing_share: Mapping[str, float] = field(default_factory=dict)
 
     def ln_ratio_of_ratios(self, zone: str, reference: str) -> float:
-        """Return ln of (metastasis / primary in `zone`) over (the same in `reference`), of the medians +
-        offset.
+        """Return ln of (metastasis / primary in `zone`) over (the same in `reference`).
 
-        With a random intercept and no offset it is also that of the means: the interaction of a count model.
+        It is that of the medians of density + offset; with a random intercept and no offset also that of the
+        means: the interaction of a count model.
         """
         z, r = self.zones.index(zone), self.zones.index(reference)
         met, pri = self.mean_ln[METASTASIS], self.mean_ln[PRIMARY]
         return (met[z] - pri[z]) - (met[r] - pri[r])
 
 
-def kather_truth(**changes: object) -> CohortTruth:
-    """Return CD8 of colorectal primaries and metastases as in the table of Kather et al. 2018 (eLife
-    7:e36967).
-
-    Means and standard deviations of ln(density + 1) by zone, their mean correlation, and the areas, computed
-    from that table (25 primaries, 17 metastases, of different patients). The correlation between the sites of
-    one patient is that of r2 = 0.03, found for CD8 signatures of 131 pairs (Lin et al. 2021, Ann Transl Med,
-    PMC7944305).
-    """
-    values: dict[str, object] = {
-        "zones": ("core", "inner_margin", "outer_margin", "far"),
-        "mean_ln": {PRIMARY: (4.84, 5.14, 5.85, 3.93), METASTASIS: (3.44, 4.36, 5.99, 5.18)},
-        "sd_ln": {PRIMARY: (1.20, 1.19, 1.04, 1.03), METASTASIS: (1.78, 1.51, 0.95, 0.85)},
-        "offset_per_mm2": 1.0,
-        "zone_correlation": 0.61,
-        "site_correlation": 0.173,
-    }
-    return CohortTruth(**{**values, **changes})  # type: ignore[arg-type]
+# CD8 of colorectal primaries and metastases: means and standard deviations of ln(density + 1) by zone, and
+# their mean correlation (weighted by patients), computed from the table of Kather et al. 2018 (eLife
+# 7:e36967; 25 primaries and 17 metastases of different patients). The correlation between the sites of one
+# patient is that of r2 = 0.03, found for CD8 signatures of 131 pairs (Lin et al. 2021, Ann Transl Med,
+# PMC7944305).
+KATHER = CohortTruth(
+    zones=("core", "inner_margin", "outer_margin", "far"),
+    mean_ln={PRIMARY: (4.84, 5.14, 5.85, 3.93), METASTASIS: (3.44, 4.36, 5.99, 5.18)},
+    sd_ln={PRIMARY: (1.20, 1.19, 1.04, 1.03), METASTASIS: (1.78, 1.51, 0.95, 0.85)},
+    offset_per_mm2=1.0,
+    zone_correlation=0.61,
+    site_correlation=0.173,
+)
 
 
 def simulate_cohort(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from histo.cohort.simulate import METASTASIS, PRIMARY, CohortTruth, kather_truth, simulate_cohort
+from histo.cohort.simulate import KATHER, METASTASIS, PRIMARY, CohortTruth, simulate_cohort
 
 
 def test_patients_sites_and_zones_asked_for() -> None:
-    frame = simulate_cohort(kather_truth(), n_primary=3, n_metastasis=2, n_pairs=4, seed=0)
+    frame = simulate_cohort(KATHER, n_primary=3, n_metastasis=2, n_pairs=4, seed=0)
     assert len(frame) == (3 + 2 + 2 * 4) * 4
     sites = frame.groupby("patient")["site"].agg(lambda s: " and ".join(sorted(set(s))))
     assert sites.value_counts().to_dict() == {"metastasis and primary": 4, "primary": 3, "metastasis": 2}
@@ -18,14 +20,12 @@ def test_patients_sites_and_zones_asked_for() -> None:
 
 
 def test_one_seed_one_cohort() -> None:
-    one, two = (
-        simulate_cohort(kather_truth(), n_primary=5, n_metastasis=5, n_pairs=5, seed=7) for _ in range(2)
-    )
+    one, two = (simulate_cohort(KATHER, n_primary=5, n_metastasis=5, n_pairs=5, seed=7) for _ in range(2))
     assert one.equals(two)
 
 
 def test_kather_moments_and_correlations_come_back() -> None:
-    truth = kather_truth(mean_ln_area=6.0, site_correlation=0.5)
+    truth = replace(KATHER, mean_ln_area=6.0, site_correlation=0.5)
     frame = simulate_cohort(truth, n_primary=0, n_metastasis=0, n_pairs=4000, seed=1)
     log = np.log(
         frame.assign(v=frame["density_per_mm2"] + 1).pivot(
@@ -57,7 +57,7 @@ def test_counts_are_negative_binomial_given_the_area() -> None:
 
 
 def test_zones_go_missing_as_often_as_asked_for() -> None:
-    truth = kather_truth(missing_share={"far": 0.4})
+    truth = replace(KATHER, missing_share={"far": 0.4})
     frame = simulate_cohort(truth, n_primary=1000, n_metastasis=0, n_pairs=0, seed=3)
     share = frame["zone"].value_counts() / 1000
     assert share["far"] == pytest.approx(0.6, abs=0.05)
@@ -65,11 +65,11 @@ def test_zones_go_missing_as_often_as_asked_for() -> None:
 
 
 def test_ratio_of_ratios() -> None:
-    assert kather_truth().ln_ratio_of_ratios("core", "outer_margin") == pytest.approx(
-        3.44 - 4.84 - (5.99 - 5.85)
-    )
+    assert KATHER.ln_ratio_of_ratios("core", "outer_margin") == pytest.approx(3.44 - 4.84 - (5.99 - 5.85))
 
 
 def test_a_correlation_that_cannot_be_is_an_error() -> None:
     with pytest.raises(ValueError, match="correlation"):
-        simulate_cohort(kather_truth(zone_correlation=-0.9), n_primary=1, n_metastasis=1, n_pairs=1, seed=0)
+        simulate_cohort(
+            replace(KATHER, zone_correlation=-0.9), n_primary=1, n_metastasis=1, n_pairs=1, seed=0
+        )

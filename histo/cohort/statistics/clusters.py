@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -235,37 +236,28 @@ def _bootstrap(
 
     if fewest < _FEWEST_PATIENTS:
         return without_interval(f"{fewest} patients are too few to resample, {_FEWEST_PATIENTS} needed")
-    result = stats.bootstrap(
-        groups,
-        statistic,
-        paired=paired,
-        vectorized=vectorized,
-        method="percentile",
-        confidence_level=level,
-        n_resamples=resamples,
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings():
+        # What scipy warns of is told as a reason below.
+        warnings.simplefilter("ignore")
+        result = stats.bootstrap(
+            groups,
+            statistic,
+            paired=paired,
+            vectorized=vectorized,
+            method=method,
+            confidence_level=level,
+            n_resamples=resamples,
+            rng=np.random.default_rng(seed),
+        )
     drawn = np.asarray(result.bootstrap_distribution)
     defined = drawn[np.isfinite(drawn)]
     if len(defined) < (1 - _MOST_UNDEFINED) * resamples:
         return without_interval("not defined in too many resamples")
-    if method == "BCa":
-        if len(defined) < resamples or np.ptp(defined) == 0:
-            return without_interval("no BCa interval: not defined, or the same, in all resamples")
-        with np.errstate(all="ignore"):
-            result = stats.bootstrap(
-                groups,
-                statistic,
-                paired=paired,
-                vectorized=vectorized,
-                method="BCa",
-                confidence_level=level,
-                n_resamples=0,
-                bootstrap_result=result,
-            )
+    if method == "percentile":
+        # scipy's own are NaN where a single resample is.
+        low, high = (float(end) for end in np.percentile(defined, [50 * (1 - level), 50 * (1 + level)]))
+    else:
         low, high = (float(end) for end in result.confidence_interval)
         if not (np.isfinite(low) and np.isfinite(high)):
-            return without_interval("no BCa interval: leaving single patients out changes nothing")
-    else:
-        low, high = (float(end) for end in np.percentile(defined, [50 * (1 - level), 50 * (1 + level)]))
+            return without_interval("no BCa interval: not defined, or the same, in too many resamples")
     return Bootstrap(Estimate(value=value, low=low, high=high, unit=unit), method, resamples, seed, None)

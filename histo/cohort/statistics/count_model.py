@@ -125,8 +125,8 @@ def fit_count_model(
     Intervals and their p values stand on how the patients themselves scatter (a sandwich with the
     small-sample correction CR2, see `negative_binomial`, and Student's t with as many degrees of freedom as
     patients or pairs allow), since patients' densities vary more in some zones and sites than the model's one
-    dispersion has it: with the spreads of Kather's table the model's own 95 % intervals hold the truth in 88
-    %.
+    dispersion has it: with the spreads of Kather's table the model's own 95 % intervals hold the truth in
+    88 %.
 
     The tests of all interactions take the model at its word. They are referred to F by the relations that are
     exact in the balanced Gaussian model, whose maximum-likelihood variance is too small by df_error / n: the
@@ -136,7 +136,7 @@ def fit_count_model(
     S-PLUS, section 2.4.2). Against chi-square they would reject about 7 % with 17 and 25 patients.
     benchmarks/coverage.py measures this.
 
-    Where patients have two sites, give `lesions`: without their effect the tests lose power.
+    Where patients have two sites, give `lesions`: without their effect the tests reject too seldom.
 
     Parameters
     ----------

@@ -231,7 +231,9 @@ def fit(layout: Layout) -> Fit:
     free = np.ones(p + 3, dtype=bool)
     free[-1] = layout.has_lesion_effect
     start_beta = np.linalg.lstsq(layout.design, np.log(layout.counts + 0.5) - layout.offset, rcond=None)[0]
-    theta = np.concatenate([start_beta, [0.0, np.log(0.5), np.log(0.5)]])
+    # A standard deviation of exp(-inf) is 0.
+    lesion = np.log(0.5) if layout.has_lesion_effect else -np.inf
+    theta = np.concatenate([start_beta, [0.0, np.log(0.5), lesion]])
     theta = _climb(laplace, theta, free, low, high)
     # What ran to its limit is put there and held, so that the rest has its regular maximum.
     boundary = []
@@ -256,7 +258,7 @@ def fit(layout: Layout) -> Fit:
     except np.linalg.LinAlgError:
         covariance = robust = np.full_like(information, np.nan)
         decrement, definite = np.inf, False
-    at = _parameters(theta, free)
+    at = _parameters(theta)
     return Fit(
         beta=at.beta,
         covariance=covariance[:p, :p],
@@ -290,19 +292,15 @@ def _robust(scores: Array, root: Array, informations: Array) -> Array:
     return np.asarray(pulls.T @ pulls, np.float64)
 
 
-def _parameters(theta: Array, free: NDArray[np.bool_]) -> _Parameters:
-    patient_sd = float(np.exp(theta[-2]))
-    # A lesion effect that is not asked for, or was found to be none, is held at 0.
-    return _Parameters(
-        theta[:-3], float(theta[-3]), patient_sd, float(np.exp(theta[-1])) if free[-1] else 0.0
-    )
+def _parameters(theta: Array) -> _Parameters:
+    return _Parameters(theta[:-3], float(theta[-3]), float(np.exp(theta[-2])), float(np.exp(theta[-1])))
 
 
 def _climb(laplace: _Laplace, theta: Array, free: NDArray[np.bool_], low: Array, high: Array) -> Array:
     def negative(part: Array) -> tuple[float, Array]:
         whole = theta.copy()
         whole[free] = part
-        value, shares = laplace(_parameters(whole, free))
+        value, shares = laplace(_parameters(whole))
         return -value, -shares[:, free].sum(axis=0)
 
     found = minimize(
@@ -324,14 +322,14 @@ def _polish(
     """Newton steps with the information matrix, itself the central difference of the exact gradient."""
     places = np.flatnonzero(free)
     for step in range(_POLISH_STEPS):
-        value, shares = laplace(_parameters(theta, free))
+        value, shares = laplace(_parameters(theta))
         scores = shares[:, free]
         informations = np.empty((len(scores), len(places), len(places)))
         for j, place in enumerate(places):
             shift = np.zeros_like(theta)
             shift[place] = 1e-4
-            up = laplace(_parameters(theta + shift, free))[1][:, free]
-            down = laplace(_parameters(theta - shift, free))[1][:, free]
+            up = laplace(_parameters(theta + shift))[1][:, free]
+            down = laplace(_parameters(theta - shift))[1][:, free]
             informations[:, j] = (down - up) / 2e-4
         informations = (informations + informations.transpose(0, 2, 1)) / 2
         gradient = scores.sum(axis=0)
@@ -343,7 +341,7 @@ def _polish(
             break
         trial = theta.copy()
         trial[free] = np.clip(theta[free] + move, low[free], high[free])
-        if laplace(_parameters(trial, free))[0] < value:
+        if laplace(_parameters(trial))[0] < value:
             break
         theta = trial
     return value, scores, informations, theta

@@ -181,7 +181,7 @@ def quick_unpaired_n(
     """Return the number of primaries by formula.
 
     That of the two-sample z test over 3 / pi, the asymptotic relative efficiency of Mann-Whitney for normal
-    values (Lehmann 1975, Nonparametrics, section 2.4).
+    values (Lehmann 1975, Nonparametrics).
     """
     variance = primary.ratio_sd**2 + metastasis.ratio_sd**2 / metastases_per_primary
     return _quick(target, variance, metastasis.ratio_mean - primary.ratio_mean)

@@ -379,7 +379,7 @@ def _shift(ordered: Array, place: int, unit: str) -> Estimate:
 
 
 def _cliffs_delta(sign: Array, level: float, *, interval: bool) -> Estimate:
-    """Return the mean of the (m, n) signs with the interval of Feng and Cliff 2004, equations 4 to 6."""
+    """Return the mean of the (m, n) signs with the interval of Feng and Cliff 2004."""
     m, n = sign.shape
     d = float(sign.mean())
     if not interval or min(n, m) < 2:

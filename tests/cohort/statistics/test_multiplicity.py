@@ -19,7 +19,7 @@ def test_as_in_r() -> None:
     assert holm(p) == pytest.approx([0.06, 0.1, 0.12, 0.12, 0.12, 0.2])
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(p_lists)
 def test_tests_that_could_not_be_made_stay_so_and_do_not_count(p_values: list[float | None]) -> None:
     made = [p for p in p_values if p is not None]
@@ -29,7 +29,7 @@ def test_tests_that_could_not_be_made_stay_so_and_do_not_count(p_values: list[fl
         assert [p for p in adjusted if p is not None] == pytest.approx(adjust(made))
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_never_smaller_in_order_and_holm_the_stricter(p_values: list[float]) -> None:
     false_discovery = np.array(benjamini_hochberg(p_values), float)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -135,6 +135,7 @@ class TestAgainstR:
 
 
 class TestUnpaired:
+    @settings(max_examples=30)
     @given(tied_values, tied_values)
     def test_the_other_way_round_is_the_mirror_image(self, x: Array, y: Array) -> None:
         one, two = compare_unpaired(x, y, unit=""), compare_unpaired(y, x, unit="")
@@ -150,6 +151,7 @@ class TestUnpaired:
                 assert b.high is not None
                 assert a.low == pytest.approx(-b.high)
 
+    @settings(max_examples=30)
     @given(tied_values, tied_values)
     def test_intervals_hold_their_estimate_and_come_with_a_test(self, x: Array, y: Array) -> None:
         found = compare_unpaired(x, y, unit="")
