@@ -10,9 +10,9 @@ import pytest
 from shapely.geometry import MultiPolygon, Point, box
 
 from histo.cells.table import CD8, CELL_COLUMNS, cell_frame
-from histo.config import MeasureConfig, RegionsConfig, load_config
+from histo.config import RegionsConfig, load_config
 from histo.errors import ConfigError
-from histo.measure.slide import measure_slide
+from histo.measure.slide import distance_profile
 from histo.measure.tally import Tally
 from histo.regions.annotations import Annotations
 from histo.regions.place import Regions, place_cells, place_regions
@@ -113,7 +113,7 @@ class TestSchemes:
         columns |= {"cell_class": np.full(len(x), CD8, object), "in_tissue": cells.in_tissue}
         columns |= {"zone": cells.zone, "signed_distance_um": cells.signed_distance_um}
         tally.add(pd.DataFrame(cell_frame(columns, CELL_COLUMNS)))
-        profile = measure_slide(tally, regions, tissue_area_mm2=16.0, config=MeasureConfig()).distance_profile
+        profile = distance_profile(tally, regions, 0.95)
         assert profile is not None
         assert {step.high_um - step.low_um for step in profile} == {bin_um}
         assert sum(step.n_cd8 for step in profile) == np.sum(
