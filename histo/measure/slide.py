@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from histo.config import MeasureConfig
+from histo.measure.block_bootstrap import block_bootstrap_density
 from histo.measure.blocks import blocks_of
 from histo.measure.density import FRACTION, PER_MM2, poisson_density, wilson_fraction, zone_density
 from histo.measure.exclusion import LOG2_RATIO, PHENOTYPE_RULE, kather_phenotype, log2_density_ratio
 from histo.measure.further import apart_from_zones, exclusion_measures
 from histo.measure.points import Points
-from histo.measure.spatial.block_bootstrap import block_bootstrap_density
 from histo.measure.spatial.slide import spatial_measures
 from histo.measure.summary import ZONES, DistanceBin, Estimate, ExclusionSummary, Zone, ZoneSummary
 from histo.measure.tally import Tally

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from histo.errors import PointsError
 from histo.measure.density import PER_MM2
-from histo.measure.spatial.mixing import square_areas_mm2, square_counts
-from histo.measure.spatial.window import MaskWindow
 from histo.measure.summary import Estimate
 
-BLOCK_UM = 500.0
 # Fewer blocks say little about how the next ones would differ.
 _MIN_BLOCKS = 10
-
-
-def blocks(
-    points: ArrayLike, window: MaskWindow, block_um: float = BLOCK_UM
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return count and tissue area in mm2 of each square block that holds tissue; two arrays (k,).
-
-    Parameters
-    ----------
-    points : (n, 2) um, in the window: the assessed tissue, or one zone of it.
-    """
-    area = square_areas_mm2(window, block_um)
-    holds = area > 0
-    return square_counts(points, window, block_um)[holds], area[holds]
 
 
 def block_bootstrap_density(

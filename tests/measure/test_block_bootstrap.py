@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from histo.errors import PointsError
+from histo.measure.block_bootstrap import block_bootstrap_density
 from histo.measure.density import poisson_density
-from histo.measure.spatial.block_bootstrap import block_bootstrap_density, blocks
-from histo.measure.spatial.window import MaskWindow
 
 
 def width(estimate):
@@ -58,14 +57,6 @@ def test_few_blocks():
     found = block_bootstrap_density([1] * 9 + [0], [1.0] * 9 + [0.0])
     assert found.value is None
     assert found.not_assessable == "only 9 blocks of tissue, 10 needed"
-
-
-def test_blocks_hold_all_cells_and_all_tissue(tissue, strew):
-    points = strew(tissue, 500, np.random.default_rng(2))
-    counts, areas = blocks(points, tissue, 120)
-    assert counts.sum() == 500
-    assert areas.sum() == pytest.approx(tissue.area_um2 / 1e6)
-    assert (areas > 0).all()
 
 
 @pytest.mark.parametrize(
