@@ -70,8 +70,3 @@ def test_few_blocks():
 def test_errors(counts, areas, what):
     with pytest.raises(PointsError, match=what):
         block_bootstrap_density(counts, areas)
-
-
-def test_window_without_the_points():
-    with pytest.raises(PointsError, match="outside"):
-        blocks([[-1.0, 0.0]], MaskWindow(np.ones((4, 4), bool), 8.0))
