@@ -21,6 +21,7 @@ from histo.measure.summary import Estimate, Zone, ZoneSummary
 from histo.regions.place import REGION_NAMES, ZONE_NAMES, Regions
 from histo.regions.raster import pixels_under
 
+_RESIDENT = {"portal": "portal tract", "vessel": "large vessel"}
 _INSIDE = [ZONE_NAMES.index("core"), ZONE_NAMES.index("inner_margin")]
 # A tile with less tumour than this share of it is left out.
 _MIN_TILE_SHARE = 0.25
@@ -83,7 +84,7 @@ def apart_from_zones(points: Points, regions: Regions, config: MeasureConfig) ->
         held = points.is_cd8 & (points.region == REGION_NAMES.index(name)) & (points.zone == 0)
         known = f"density_{name}_per_mm2"
         if area == 0:
-            measures[known] = Estimate.missing(PER_MM2, f"no {name} outside the tumour")
+            measures[known] = Estimate.missing(PER_MM2, f"no {_RESIDENT[name]} marked outside the tumour")
         else:
             measures[known] = _density(int(held.sum()), area, config)
     return measures
