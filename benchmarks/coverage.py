@@ -25,7 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histo.cohort.simulate import KATHER, METASTASIS, PRIMARY, CohortTruth, simulate_cohort
-from histo.cohort.statistics.clusters import bootstrap_groups
+from histo.cohort.statistics.bootstrap import bootstrap_groups
 from histo.cohort.statistics.count_model import CountModel, fit_count_model
 from histo.cohort.statistics.permutation import permutation_test
 from histo.cohort.statistics.two_groups import compare_paired, compare_unpaired

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from histo.cohort.config import CohortConfig
 from histo.cohort.patients import patient_values
-from histo.cohort.statistics.clusters import bootstrap_groups, mean_difference
+from histo.cohort.statistics.bootstrap import bootstrap_groups, mean_difference
 from histo.cohort.statistics.permutation import permutation_test
 from histo.cohort.statistics.two_groups import (
     CLIFFS_DELTA,

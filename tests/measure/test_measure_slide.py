@@ -286,7 +286,8 @@ class TestFurtherMeasures:
         per_mm2 = 60_000 / 16
         assert found.measures["density_host_margin_per_mm2"].value == pytest.approx(0.2 * per_mm2, rel=0.1)
         assert found.measures["density_portal_per_mm2"].value == pytest.approx(0.5 * per_mm2, rel=0.1)
-        assert found.measures["density_vessel_per_mm2"].not_assessable == "no large vessel marked outside the tumour"
+        vessel = found.measures["density_vessel_per_mm2"]
+        assert vessel.not_assessable == "no large vessel marked outside the tumour"
         # Resident cells are not far tissue.
         assert found.zones["far"].cd8_density.value < 0.1 * per_mm2
 

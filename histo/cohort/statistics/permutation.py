@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from histo.cohort.statistics.clusters import GroupStatistic, median_difference
+from histo.cohort.statistics.bootstrap import GroupStatistic, median_difference
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,7 @@ def pair_by_patient(
 
     Raises
     ------
-    ValueError : a patient has two values of a site (see `clusters.pool_values`), or lengths differ.
+    ValueError : a patient has two values of a site (see `histo.cohort.patients`), or lengths differ.
     """
     found: dict[str, dict[str, float]] = {}
     for patient, site, value in zip(patients, sites, np.asarray(values, np.float64), strict=True):

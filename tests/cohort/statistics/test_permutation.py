@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from histo.cohort.statistics.clusters import mean_difference
+from histo.cohort.statistics.bootstrap import mean_difference
 from histo.cohort.statistics.permutation import permutation_test
 
 Array = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""The patient as the unit: slides pooled to patients, and intervals by resampling patients."""
+"""Intervals by resampling patients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
@@ -39,57 +38,6 @@ class Bootstrap:
     resamples: int
     seed: int
     reason: str | None
-
-
-def pool_densities(frame: pd.DataFrame, by: Sequence[str] = ("patient", "site", "zone")) -> pd.DataFrame:
-    """Return one density for each patient, site and zone: all cells of its slides over all their area.
-
-    That is the mean of the slides' densities weighted by area.
-
-    Parameters
-    ----------
-    frame : a row per slide (or region) and zone, with the columns of `by`, `n_cd8` and `area_mm2`; zones that
-        are not assessable have no row.
-
-    Returns
-    -------
-    The columns of `by`, n_cd8, area_mm2, n_slides, density_per_mm2.
-
-    Raises
-    ------
-    ValueError : a count or area is missing, or an area is not above 0.
-    """
-    if not (np.isfinite(frame["n_cd8"]).all() and (frame["area_mm2"] > 0).all()):
-        raise ValueError("a zone without count or area cannot be pooled: leave its row out")
-    grouped = frame.groupby(list(by), sort=True, observed=True)
-    pooled = grouped.agg(n_cd8=("n_cd8", "sum"), area_mm2=("area_mm2", "sum"), n_slides=("n_cd8", "size"))
-    pooled["density_per_mm2"] = pooled["n_cd8"] / pooled["area_mm2"]
-    return pooled.reset_index()
-
-
-def pool_values(
-    frame: pd.DataFrame, value: str, weight: str | None = None, by: Sequence[str] = ("patient", "site")
-) -> pd.DataFrame:
-    """Return the mean of a measure over the slides of each patient and site, weighted if asked for.
-
-    For densities see `pool_densities`. A log ratio is best computed from pooled densities.
-
-    Returns
-    -------
-    The columns of `by`, the value, n_slides.
-
-    Raises
-    ------
-    ValueError : a value or weight is missing, or a weight is not above 0.
-    """
-    weights = frame[weight].to_numpy(np.float64) if weight else np.ones(len(frame))
-    if not (np.isfinite(frame[value]).all() and (weights > 0).all()):
-        raise ValueError(f"{value} or its weight is missing in some row: leave it out")
-    parts = frame[list(by)].assign(_weight=weights, _sum=frame[value] * weights)
-    grouped = parts.groupby(list(by), sort=True, observed=True)
-    pooled = grouped.agg(_sum=("_sum", "sum"), _weight=("_weight", "sum"), n_slides=("_sum", "size"))
-    pooled[value] = pooled["_sum"] / pooled["_weight"]
-    return pooled.reset_index()[[*by, value, "n_slides"]]
 
 
 def median_difference(reference: Array, other: Array, axis: int = -1) -> Any:

@@ -1,57 +1,20 @@
-"""Pooling slides to patients, and resampling patients."""
+"""Resampling patients."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from histo.cohort.statistics.clusters import (
+from histo.cohort.statistics.bootstrap import (
     bootstrap_groups,
     bootstrap_patients,
     mean_difference,
-    pool_densities,
-    pool_values,
 )
 
 Array = NDArray[np.float64]
-
-SLIDES = pd.DataFrame(
-    {
-        "patient": ["a", "a", "a", "b"],
-        "site": ["primary", "primary", "metastasis", "primary"],
-        "zone": "core",
-        "n_cd8": [10, 50, 7, 0],
-        "area_mm2": [1.0, 2.0, 3.5, 2.0],
-        "score": [1.0, 4.0, 2.0, 0.0],
-    }
-)
-
-
-def test_densities_are_pooled_by_area() -> None:
-    pooled = pool_densities(SLIDES).set_index(["patient", "site"])
-    assert pooled.loc[("a", "primary"), "density_per_mm2"] == pytest.approx(20.0)
-    assert pooled.loc[("a", "primary"), "n_slides"] == 2
-    assert pooled.loc[("a", "metastasis"), "density_per_mm2"] == pytest.approx(2.0)
-    assert pooled.loc[("b", "primary"), "density_per_mm2"] == 0
-    assert pooled["n_cd8"].sum() == SLIDES["n_cd8"].sum()
-
-
-def test_values_are_pooled_by_weight_or_plainly() -> None:
-    plain = pool_values(SLIDES, "score").set_index(["patient", "site"])["score"]
-    weighted = pool_values(SLIDES, "score", "area_mm2").set_index(["patient", "site"])["score"]
-    assert plain["a", "primary"] == pytest.approx(2.5)
-    assert weighted["a", "primary"] == pytest.approx(3.0)
-
-
-def test_what_is_missing_is_not_pooled() -> None:
-    with pytest.raises(ValueError, match="cannot be pooled"):
-        pool_densities(SLIDES.assign(area_mm2=[1.0, 0.0, 1.0, 1.0]))
-    with pytest.raises(ValueError, match="score or its weight is missing"):
-        pool_values(SLIDES.assign(score=[1.0, np.nan, 1.0, 1.0]), "score")
 
 
 class TestKather:
