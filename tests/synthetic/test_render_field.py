@@ -65,6 +65,7 @@ def test_brown_lies_on_the_cd8_cells():
         blush=0,
         vessels=0,
         membrane=0,
+        mesh=0,
         brown=1.0,
         counterstain=0.5,
         clean=True,
@@ -170,9 +171,9 @@ def test_decoys_are_no_cells():
     np.testing.assert_array_equal(without.is_cd8, with_decoys.is_cd8)
 
 
-@pytest.mark.parametrize("what", ["vessels", "membrane"])
+@pytest.mark.parametrize("what", ["vessels", "membrane", "mesh"])
 def test_cross_reaction_is_brown_without_cd8_cells(what):
-    """Endothelium and tumour membranes turn brown; there is no stained cell in it, only other nuclei."""
+    """Endothelium, tumour membranes, what lies between cells: brown, and only nuclei that are not stained."""
     brown = []
     for strength in (0.0, 1.0):
         nothing = {
@@ -181,6 +182,7 @@ def test_cross_reaction_is_brown_without_cd8_cells(what):
             "blush": 0.0,
             "vessels": 0.0,
             "membrane": 0.0,
+            "mesh": 0.0,
             "ink": 0.0,
         }
         style = FieldStyle(
@@ -191,6 +193,18 @@ def test_cross_reaction_is_brown_without_cd8_cells(what):
         levels = np.concatenate([field.pixels.reshape(-1, 3) for field in fields]).astype(float)
         brown.append(np.mean(levels[:, 0] - levels[:, 2]))
     assert brown[1] > brown[0] + 0.5
+
+
+def test_some_fields_are_brown_without_a_cd8_cell():
+    """Of brightfield fields one in four or so, of fluorescence fields only those with a density of 0."""
+    style = FieldStyle(context="stroma", nuclear_stain=0.0)
+    empty = {
+        kind: np.mean(
+            [not render_field(s, size_px=192, kind=kind, style=style).is_cd8.any() for s in range(80)]
+        )
+        for kind in ("brightfield", "fluorescence")
+    }
+    assert empty["brightfield"] > empty["fluorescence"] + 0.1
 
 
 def test_stained_nuclei_count_as_stained():
