@@ -45,8 +45,6 @@ _GROUND_STYLE = (
 )
 _CONTEXTS: tuple[Context, ...] = ("tumour", "stroma", "host", "lymphoid", "margin", "necrosis", "glass")
 _CONTEXT_SHARES = (0.27, 0.15, 0.15, 0.2, 0.15, 0.04, 0.04)
-# Of fields with brown, and no CD8+ cell whatever density is drawn.
-_BARREN_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class FieldStyle:
     nuclear_stain : share of tumour nuclei that are stained. fold, ink, ghosts : strength, 0 for none.
     counterstain, brown : scale of the stain amounts. white_point : red, green, blue of glass.
     stain_vectors : (3, 3) rows nuclear, CD8, residual. jpeg_quality : 1 to 100, 0 for no compression.
+    barren_share : of brightfield fields that have much brown and no CD8+ cell, whatever density is drawn.
     clean : no blur, sharpening, noise, compression or colour fringe.
     """
 
@@ -80,6 +79,7 @@ class FieldStyle:
     white_point: tuple[float, float, float] | None = None
     stain_vectors: NDArray[np.float32] | None = None
     jpeg_quality: int | None = None
+    barren_share: float = 0.0
     clean: bool = False
 
 
@@ -192,9 +192,9 @@ def _draw_tissue(
     context: Context = _CONTEXTS[int(rng.choice(len(_CONTEXTS), p=_CONTEXT_SHARES))]
     context = style.context or context
     ground = draw_ground(rng)
-    # Some fields have much brown and not one CD8+ cell: endothelium, epithelium, what lies between cells.
+    # A generator of its own: what is drawn after stays as it was.
     apart = rng.spawn(1)[0]
-    barren = bool(apart.random() < _BARREN_SHARE) and kind == "brightfield"
+    barren = bool(apart.random() < style.barren_share) and kind == "brightfield"
     if barren:
         strong = apart.uniform(0.3, 1.0, 3) * (apart.random(3) < (0.7, 0.35, 0.6))
         ground = replace(
@@ -286,8 +286,8 @@ def _draw_cells(
 
     # CD8+ T cells and the lymphocytes among them share one set of sites.
     density = float(np.exp(rng.uniform(np.log(30), np.log(2200)))) * float(rng.random() > 0.08)
-    density = 0.0 if barren else density
     density = density if style.cd8_per_mm2 is None else style.cd8_per_mm2
+    density = 0.0 if barren else density
     spacing = float(rng.uniform(5.9, 7.4))
     x, y = population.lattice(rng, area, spacing, 0.17)
     per_site = 0.8660254 * spacing**2 / 1e6

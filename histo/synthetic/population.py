@@ -333,7 +333,7 @@ def vessels_along(
     heading = along[:, None] + rng.normal(0, 0.2, (n, 1)) + np.cumsum(turn, axis=1)
     px = x[:, None] + np.cumsum(np.cos(heading) * step[:, None], axis=1)
     py = y[:, None] + np.cumsum(np.sin(heading) * step[:, None], axis=1)
-    length = np.where(strand, rng.integers(6, steps + 1, n), rng.integers(12, steps + 1, n))
+    length = np.where(strand, rng.integers(2, steps + 1, n), rng.integers(12, steps + 1, n))
     length = np.where(ring, np.minimum(np.ceil(2 * np.pi * radius / step), steps), length)
     open_um = np.where(ring | (rng.random(n) < 0.35), 0, rng.uniform(1.2, 4.5, n))
     # Strength comes and goes along a wall.
@@ -389,7 +389,7 @@ def vessels_along(
     length = cells.nucleus_length_um * np.float32(0.8)
     width = as_float(cells.nucleus_width_um * rng.uniform(0.9, 1.6, m))
     lined, amount = between[nuclei], strength[nuclei].clip(0, 0.8)
-    plump = as_float(np.where(lined, apart.uniform(1.0, 1.4, m), 1))
+    plump = as_float(np.where(lined, apart.uniform(1.0, 1.6, m), 1))
     parts.append(
         replace(
             cells,
@@ -400,8 +400,8 @@ def vessels_along(
             ring=as_float(np.where(lined, amount * apart.uniform(0.3, 1.1, m), 0)),
             ring_width_um=as_float(apart.uniform(0.45, 0.9, m)),
             ring_gaps=as_float(apart.uniform(0.3, 1.0, m)),
-            brown=as_float(np.where(lined, amount * apart.uniform(0, 0.5, m), 0)),
-            brown_nucleus=as_float(np.where(lined, amount * apart.uniform(0, 0.4, m), 0)),
+            brown=as_float(np.where(lined, amount * apart.uniform(0, 0.8, m), 0)),
+            brown_nucleus=as_float(np.where(lined, amount * apart.uniform(0, 0.6, m), 0)),
         )
     )
     return parts
@@ -506,7 +506,7 @@ def cd8_cells(
     blot = (rng.random(n) > 0.55 + 0.4 * crispness) | filled
     no_nucleus = rng.random(n) < 0.13
     faint = np.where(rng.random(n) < 0.1, rng.uniform(0.5, 0.75, n), 1)
-    faint = np.where(packed, 1.1, faint)
+    faint = np.where(packed, 1.2, faint)
     amount = _lognormal(rng, 1, 0.27, n) * faint
     body = np.where(blot, rng.uniform(0.75, 1.1, n), rng.uniform(0.12, 0.55, n) * (1.25 - crispness))
     over = np.where(blot, rng.uniform(0.0, 0.4, n), rng.uniform(0.0, 0.12, n))
