@@ -96,8 +96,8 @@ def render_sample(
 def fluorescence_scale(field: Field, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return background and full scale (3,) of a field's channels, as inference fits them to a slide.
 
-    A field is not a slide, which may have brighter cells elsewhere. So the scale of CD8 is that of the field for
-    half the seeds; for the others up to 5 times that where it has few CD8+ cells, and up to 2.7 where many.
+    A field is not a slide, which may have brighter cells elsewhere. So the scale of CD8 is that of the field
+    for half the seeds; for the others up to 5 times that where it has few CD8+ cells, up to 2.7 where many.
     """
     flat = field.pixels.reshape(-1, 3)
     fitted = [channel_scale(flat[:, i], dense=i == 0)[:2] for i in range(3)]
