@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import shapely
 import skimage.data
 import tifffile
 import torch
@@ -232,6 +233,13 @@ def own_truth_of_fihc4(data: Path, mpp: tuple[float, float]) -> tuple[Points, Po
     return centres * mpp, (cytotoxic.to_numpy(np.float64) + 0.5) * mpp
 
 
+def rows_at_calls(found: Found, rows_um: Points, within_um: float) -> NDArray[np.intp]:
+    """Return which of the rows (n, 2) lie in the outline of a cell called CD8+, or so close to one."""
+    calls = shapely.union_all(found.outlines[found.cd8])
+    near: NDArray[np.intp] = np.flatnonzero(shapely.distance(shapely.points(rows_um), calls) <= within_um)
+    return near
+
+
 def measure(image: Ready, found: Found, dots: Dots | None, data: Path) -> dict[str, Any]:
     """Return the numbers of one image and detector."""
     n, n_cd8 = len(found.cd8), int(found.cd8.sum())
@@ -257,6 +265,8 @@ def measure(image: Ready, found: Found, dots: Dots | None, data: Path) -> dict[s
             numbers[f"cytotoxic_met_{within:.0f}um"] = match_centroids(
                 calls, cytotoxic, within
             ).true_positives
+        # The rows are pieces of three cells (see the README of the truth): several may lie in one call.
+        numbers["cytotoxic_at_a_call"] = len(rows_at_calls(found, cytotoxic, WITHIN_UM))
         numbers["cytotoxic"] = len(cytotoxic)
     if dots is not None:
         nuclei_classes = ("positive", "negative", "uncertain_stain")
@@ -320,6 +330,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
         "P own": "own_masks.precision",
         "R own": "own_masks.recall",
         "CD8+": "cd8_calls",
+        "T at call": "cytotoxic_at_a_call",
         "T 4um": "cytotoxic_met_4um",
         "T 8um": "cytotoxic_met_8um",
         "F1 all": "dots.f1",

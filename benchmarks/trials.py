@@ -30,7 +30,7 @@ VECTORS = "[[0.65111,0.70119,0.29049],[0.26917,0.56824,0.77759],[0.4,-0.5,0.3]]"
 # Name -> settings that take the ingredient out.
 INGREDIENTS: dict[str, tuple[str, ...]] = {
     "everything": (),
-    "no cross-reaction": ("fields.style.vessels=0", "fields.style.membrane=0"),
+    "no cross-reaction": ("fields.style.vessels=0", "fields.style.membrane=0", "fields.style.mesh=0"),
     "no debris, blush, bubbles": (
         "fields.style.precipitate=0",
         "fields.style.pigment=0",

@@ -37,6 +37,7 @@ _GROUND_STYLE = (
     "blush",
     "vessels",
     "membrane",
+    "mesh",
     "nuclear_stain",
     "fold",
     "ink",
@@ -52,10 +53,11 @@ class FieldStyle:
 
     context : the tissue in view. cd8_per_mm2 : mean density of CD8+ cells (in aggregates more).
     aggregate_fraction : of the field that is lymphoid aggregate, in the context "lymphoid".
-    precipitate, pigment, blush, vessels, membrane : brown that is no cell, 0 for none, 1 for much.
+    precipitate, pigment, blush, vessels, membrane, mesh : brown that is no cell, 0 for none, 1 for much.
     nuclear_stain : share of tumour nuclei that are stained. fold, ink, ghosts : strength, 0 for none.
     counterstain, brown : scale of the stain amounts. white_point : red, green, blue of glass.
     stain_vectors : (3, 3) rows nuclear, CD8, residual. jpeg_quality : 1 to 100, 0 for no compression.
+    barren_share : of brightfield fields that have much brown and no CD8+ cell, whatever density is drawn.
     clean : no blur, sharpening, noise, compression or colour fringe.
     """
 
@@ -67,6 +69,7 @@ class FieldStyle:
     blush: float | None = None
     vessels: float | None = None
     membrane: float | None = None
+    mesh: float | None = None
     nuclear_stain: float | None = None
     fold: float | None = None
     ink: float | None = None
@@ -76,6 +79,7 @@ class FieldStyle:
     white_point: tuple[float, float, float] | None = None
     stain_vectors: NDArray[np.float32] | None = None
     jpeg_quality: int | None = None
+    barren_share: float = 0.0
     clean: bool = False
 
 
@@ -127,11 +131,11 @@ def render_field(
     style = style or FieldStyle()
     _check(seed, size_px, mpp, kind, style)
     rng = np.random.default_rng([seed, 0])
-    context, ground, weights = _draw_tissue(rng, size_px, mpp, style)
+    context, ground, weights, barren = _draw_tissue(rng, size_px, mpp, kind, style)
     look = _draw_look(np.random.default_rng([seed, 1]), style)
     box = Box(0, 0, size_px, size_px)
     rng = np.random.default_rng([seed, 2])
-    cells = _draw_cells(rng, weights, ground, size_px * mpp, mpp, style, look.brown)
+    cells = _draw_cells(rng, weights, ground, size_px * mpp, mpp, style, look.brown, barren)
     painted = stamp(cells, box, mpp)
     amounts = layered(painted, weights, ground, box, mpp)
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -182,12 +186,23 @@ def _draw_look(rng: np.random.Generator, style: FieldStyle) -> Look:
 
 
 def _draw_tissue(
-    rng: np.random.Generator, size_px: int, mpp: float, style: FieldStyle
-) -> tuple[Context, Ground, FloatArray]:
-    """Draw what tissue lies where: (class, H, W) weights that sum to 1."""
+    rng: np.random.Generator, size_px: int, mpp: float, kind: FieldKind, style: FieldStyle
+) -> tuple[Context, Ground, FloatArray, bool]:
+    """Draw what tissue lies where, (class, H, W) weights that sum to 1, and whether CD8+ cells are absent."""
     context: Context = _CONTEXTS[int(rng.choice(len(_CONTEXTS), p=_CONTEXT_SHARES))]
     context = style.context or context
     ground = draw_ground(rng)
+    # A generator of its own: what is drawn after stays as it was.
+    apart = rng.spawn(1)[0]
+    barren = bool(apart.random() < style.barren_share) and kind == "brightfield"
+    if barren:
+        strong = apart.uniform(0.3, 1.0, 3) * (apart.random(3) < (0.7, 0.35, 0.6))
+        ground = replace(
+            ground,
+            vessels=max(ground.vessels, float(strong[0])),
+            membrane=max(ground.membrane, float(strong[1])),
+            mesh=max(ground.mesh, float(0.8 * strong[2])),
+        )
     # Windows that do not cross the textures' period are views, not copies.
     within = max(1, 1024 - size_px)
     ground = replace(ground, offset=(ground.offset[0] % within, ground.offset[1] % within))
@@ -242,7 +257,7 @@ def _draw_tissue(
         gap = smoothstep(margin + rough, 1.0, 1.08)
         weights *= 1 - gap
         weights[GLASS] += gap
-    return context, ground, weights
+    return context, ground, weights, barren
 
 
 # Share of the white cells in each class of tissue: CD8+ density relative to the drawn one.
@@ -257,6 +272,7 @@ def _draw_cells(
     mpp: float,
     style: FieldStyle,
     brown_scale: float,
+    barren: bool,
 ) -> Cells:
     margin = 14.0
     area = (-margin, -margin, size_um + 2 * margin, size_um + 2 * margin)
@@ -271,6 +287,7 @@ def _draw_cells(
     # CD8+ T cells and the lymphocytes among them share one set of sites.
     density = float(np.exp(rng.uniform(np.log(30), np.log(2200)))) * float(rng.random() > 0.08)
     density = density if style.cd8_per_mm2 is None else style.cd8_per_mm2
+    density = 0.0 if barren else density
     spacing = float(rng.uniform(5.9, 7.4))
     x, y = population.lattice(rng, area, spacing, 0.17)
     per_site = 0.8660254 * spacing**2 / 1e6
@@ -297,6 +314,7 @@ def _draw_cells(
         negative,
         squeezed=squeezed,
         along=along,
+        packed=dense,
         crispness=ground.crispness,
         solid=ground.solid,
     )

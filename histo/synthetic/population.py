@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from histo.synthetic.noise import FloatArray, as_float
 from histo.synthetic.stamp import NUCLEUS, STAINED_NUCLEUS, UNLABELLED, WHOLE_CELL, Cells
-from histo.synthetic.tissue import GLASS, STROMA, TUMOUR
+from histo.synthetic.tissue import GLASS, LYMPHOID, STROMA, TUMOUR
 
 # (x_um, y_um) -> value at each point.
 PointFunction = Callable[[FloatArray, FloatArray], FloatArray]
@@ -221,6 +221,7 @@ def small_round_cells(
     *,
     squeezed: FloatArray,
     along: FloatArray,
+    packed: NDArray[np.bool_],
     crispness: float,
     solid: float,
 ) -> list[Cells]:
@@ -232,6 +233,7 @@ def small_round_cells(
             y_um[positive],
             squeezed=squeezed[positive],
             along=along[positive],
+            packed=packed[positive],
             crispness=crispness,
             solid=solid,
         ),
@@ -331,7 +333,7 @@ def vessels_along(
     heading = along[:, None] + rng.normal(0, 0.2, (n, 1)) + np.cumsum(turn, axis=1)
     px = x[:, None] + np.cumsum(np.cos(heading) * step[:, None], axis=1)
     py = y[:, None] + np.cumsum(np.sin(heading) * step[:, None], axis=1)
-    length = np.where(strand, rng.integers(6, steps + 1, n), rng.integers(12, steps + 1, n))
+    length = np.where(strand, rng.integers(2, steps + 1, n), rng.integers(12, steps + 1, n))
     length = np.where(ring, np.minimum(np.ceil(2 * np.pi * radius / step), steps), length)
     open_um = np.where(ring | (rng.random(n) < 0.35), 0, rng.uniform(1.2, 4.5, n))
     # Strength comes and goes along a wall.
@@ -371,9 +373,12 @@ def vessels_along(
         label=UNLABELLED,
     )
     parts.append(replace(wash, edge_um=np.full(m, 2.0, np.float32)))
-    # Nuclei of the wall lie along it.
-    nuclei = here & (rng.random((n, steps)) < 0.15)
+    # Nuclei of the wall lie along it, or between two lines that run on past them, more or less veiled.
+    nuclei = here & (rng.random((n, steps)) < 0.2)
+    apart = rng.spawn(1)[0]
+    between = apart.random(nuclei.shape) < 0.6
     aside = rng.choice([-1.0, 1.0], nuclei.shape) * (open_um[:, None] + rng.uniform(0, 1.5, nuclei.shape))
+    aside = np.where(between, apart.normal(0, 0.4, nuclei.shape), aside)
     cells = spindle_cells(
         rng,
         (px - aside * np.sin(heading))[nuclei].astype(np.float32),
@@ -381,11 +386,22 @@ def vessels_along(
         heading[nuclei].astype(np.float32),
     )
     m = len(cells)
+    length = cells.nucleus_length_um * np.float32(0.8)
+    width = as_float(cells.nucleus_width_um * rng.uniform(0.9, 1.6, m))
+    lined, amount = between[nuclei], strength[nuclei].clip(0, 0.8)
+    plump = as_float(np.where(lined, apart.uniform(1.0, 1.6, m), 1))
     parts.append(
         replace(
             cells,
-            nucleus_length_um=cells.nucleus_length_um * np.float32(0.8),
-            nucleus_width_um=as_float(cells.nucleus_width_um * rng.uniform(0.9, 1.6, m)),
+            nucleus_length_um=length,
+            nucleus_width_um=width * plump,
+            length_um=as_float(length * np.where(lined, apart.uniform(1.1, 1.6, m), 1)),
+            width_um=as_float(width * plump + 0.5),
+            ring=as_float(np.where(lined, amount * apart.uniform(0.3, 1.1, m), 0)),
+            ring_width_um=as_float(apart.uniform(0.45, 0.9, m)),
+            ring_gaps=as_float(apart.uniform(0.3, 1.0, m)),
+            brown=as_float(np.where(lined, amount * apart.uniform(0, 0.8, m), 0)),
+            brown_nucleus=as_float(np.where(lined, amount * apart.uniform(0, 0.6, m), 0)),
         )
     )
     return parts
@@ -412,7 +428,7 @@ def capillary_knots(rng: np.random.Generator, x: FloatArray, y: FloatArray, brow
     ny = (y[:, None] + dy + shake[1])[inside].astype(np.float32)
     strength = np.broadcast_to(brown * np.exp(rng.normal(0, 0.3, (n, 1))), inside.shape)[inside]
     m = len(nx)
-    radius = rng.uniform(2.7, 4.0, m)
+    radius = rng.uniform(2.7, 4.5, m)
     aspect = np.exp(rng.uniform(0, 0.3, m))
     nuclei = _make(
         _base(rng, nx, ny, 0.06),
@@ -442,7 +458,7 @@ def capillary_knots(rng: np.random.Generator, x: FloatArray, y: FloatArray, brow
         brown=np.broadcast_to(strength[:, None], seen.shape)[seen] * np.exp(rng.normal(0, 0.5, k)),
         label=UNLABELLED,
     )
-    hazy = rng.random(m) < 0.7
+    hazy = rng.random(m) < 0.85
     h = int(hazy.sum())
     haze = _make(
         _base(rng, nx[hazy] + as_float(rng.normal(0, 2, h)), ny[hazy] + as_float(rng.normal(0, 2, h)), 0.1),
@@ -450,7 +466,7 @@ def capillary_knots(rng: np.random.Generator, x: FloatArray, y: FloatArray, brow
         width_um=rng.uniform(2, 5, h),
         nucleus_length_um=0.1,
         nucleus_width_um=0.1,
-        brown=strength[hazy] * rng.uniform(0.1, 0.7, h),
+        brown=strength[hazy] * rng.uniform(0.15, 0.8, h),
         label=UNLABELLED,
     )
     return [nuclei, threads, replace(haze, edge_um=rng.uniform(2, 4, h).astype(np.float32))]
@@ -463,6 +479,7 @@ def cd8_cells(
     *,
     squeezed: FloatArray,
     along: FloatArray,
+    packed: NDArray[np.bool_] | bool = False,
     crispness: float = 0.5,
     solid: float = 0.0,
 ) -> Cells:
@@ -471,6 +488,7 @@ def cd8_cells(
     Parameters
     ----------
     squeezed : (n,) 0 round to 1 pressed between fibres; along : (n,) direction of the fibres, radians.
+    packed : (n,) whether in an aggregate: there each has a whole, strong membrane, and none is faint.
     crispness : 1 thin sharp membranes, 0 cells that the chromogen fills.
     solid : share of cells that the chromogen fills wholly, nucleus and all.
     """
@@ -488,6 +506,7 @@ def cd8_cells(
     blot = (rng.random(n) > 0.55 + 0.4 * crispness) | filled
     no_nucleus = rng.random(n) < 0.13
     faint = np.where(rng.random(n) < 0.1, rng.uniform(0.5, 0.75, n), 1)
+    faint = np.where(packed, 1.2, faint)
     amount = _lognormal(rng, 1, 0.27, n) * faint
     body = np.where(blot, rng.uniform(0.75, 1.1, n), rng.uniform(0.12, 0.55, n) * (1.25 - crispness))
     over = np.where(blot, rng.uniform(0.0, 0.4, n), rng.uniform(0.0, 0.12, n))
@@ -508,7 +527,7 @@ def cd8_cells(
         vesicular=rng.uniform(0, 0.3, n),
         ring=amount * ring,
         ring_width_um=rng.uniform(0.55, 1.15, n) + 0.35 * (1 - crispness),
-        ring_gaps=rng.uniform(0, 0.75, n) * np.where(blot, 0.4, 1),
+        ring_gaps=rng.uniform(0, 0.75, n) * np.where(blot | packed, 0.4, 1),
         brown=amount * body,
         brown_nucleus=amount * over,
         label=WHOLE_CELL,
@@ -559,11 +578,12 @@ def decoys(
     x, y = scattered(pigment * 2500, 8)
     inside = in_tissue(x, y)
     parts.append(debris(rng, x[inside], y[inside], float(rng.uniform(0.25, 0.7))))
-    x, y = scattered(vessels * 600, float(rng.choice([1, 1, 3])))
+    x, y = scattered(vessels * 800, float(rng.choice([1, 1, 3])))
     here = weights_at(x, y)
-    inside = here[STROMA] + 0.3 * here[TUMOUR] > 0.25
-    x, y = x[inside], y[inside]
-    knots = rng.random(len(x)) < 0.4
+    inside = here[STROMA] + 0.3 * here[TUMOUR] + here[LYMPHOID] > 0.25
+    x, y, crowded = x[inside], y[inside], here[LYMPHOID][inside] > 0.25
+    # Among packed cells there is no room for nuclei of its own.
+    knots = (rng.random(len(x)) < 0.5) & ~crowded
     # From a breath to black.
     strength = float(np.exp(rng.uniform(np.log(0.1), np.log(1.0))))
     parts += vessels_along(rng, x[~knots], y[~knots], along(x[~knots], y[~knots]), strength)

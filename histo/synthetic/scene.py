@@ -26,7 +26,7 @@ class Ground:
     crispness : of CD8 membranes, 0 to 1. solid : share of CD8+ cells filled with chromogen.
     nucleus_um : median radius of tumour nuclei. columnar : 0 sheets to 1 palisades round lumina.
     pleomorphism : spread of the log of tumour nuclei's radius.
-    precipitate, pigment, blush, vessels, membrane, ghosts : what is no CD8+ cell, 0 to 1.
+    precipitate, pigment, blush, vessels, membrane, mesh, ghosts : what is no CD8+ cell, 0 to 1.
     membrane_body : brown of the cytoplasm where membranes of tumour cells are stained, as a share of theirs;
     membrane_cover : how much of it lies over nuclei; membrane_patchy : 0 everywhere to 1 in patches.
     nuclear_stain : share of tumour nuclei that the antibody stains: solid brown, from faint to black.
@@ -57,10 +57,13 @@ class Ground:
     nuclear_stain: float
     fold: float
     ink: float
+    mesh: float
 
 
 def draw_ground(rng: np.random.Generator) -> Ground:
     """Draw a tissue; each disturbance is absent in most."""
+    # A generator of its own: what is drawn after stays as it was.
+    apart = rng.spawn(1)[0]
 
     def sometimes(share: float) -> float:
         strength = float(rng.beta(1, 2))
@@ -92,6 +95,7 @@ def draw_ground(rng: np.random.Generator) -> Ground:
         nuclear_stain=sometimes(0.2),
         fold=sometimes(0.06),
         ink=float(rng.uniform(0.4, 1.0)) * float(rng.random() < 0.04),
+        mesh=float(apart.uniform(0.15, 0.8)) * float(apart.random() < 0.5),
     )
 
 
@@ -166,6 +170,8 @@ def layered(painted: Layers, weights: FloatArray, ground: Ground, box: Box, mpp:
     brown = painted.brown * np.maximum(1 + np.float32(0.14) * fine + np.float32(0.24) * granular, 0.05)
     if ground.membrane > 0 and weights[TUMOUR].any():
         brown += _epithelial_brown(bodies, painted.nuclear, granular, cloudy, weights[TUMOUR], ground, mpp)
+    if ground.mesh > 0:
+        brown += tissue * _meshwork(painted.nuclear, granular, ground, box, mpp)
     # What chromogen can be laid down is bounded.
     brown = np.float32(1.9) * (1 - np.exp(brown * np.float32(-1 / 1.9)))
     if ground.blush > 0:
@@ -210,6 +216,26 @@ def _epithelial_brown(
     patches = np.clip(1 + np.float32(2.0 * ground.membrane_patchy) * (cloudy - 0.4), 0, 1.3)
     amount = np.maximum(seams, np.float32(0.85 * ground.membrane_body) * body)
     result: FloatArray = np.float32(ground.membrane) * tumour * patches * np.maximum(amount, 0)
+    return result
+
+
+def _meshwork(nuclear: FloatArray, granular: FloatArray, ground: Ground, box: Box, mpp: float) -> FloatArray:
+    """Patches of haze and broken threads between and over whatever nuclei lie there; whole round none."""
+    offset = ground.offset
+    # As small as a knot of capillaries, or as large as a field.
+    patches = smoothstep(noise(box, (8.0, 16.0)[offset[1] % 2] / mpp, offset, 19), 0.5, 1.2)
+    # Threads run on past the nuclei, or along them, thick here and thin there.
+    threads = np.maximum(1 - np.abs(noise(box, 2.0 / mpp, offset, 20)) * np.float32(1.8), 0)
+    threads *= np.clip(noise(box, 1.6 / mpp, offset, 21) + np.float32(0.4), 0, 1.5)
+    reach = 2 * max(1, round(1.2 / mpp)) + 1
+    between = np.clip(ndimage.maximum_filter(nuclear, size=reach) - np.float32(1.4) * nuclear, 0, 1)
+    between *= np.clip(noise(box, 1.6 / mpp, offset, 22) + np.float32(0.4), 0, 1.6)
+    cloud = np.clip(np.float32(0.6) + np.float32(0.5) * noise(box, 4.0 / mpp, offset, 23), 0, 1.6)
+    amount = threads * np.maximum(1 - np.float32(0.8) * nuclear, np.float32(0.2))
+    amount += np.float32(1.1) * between
+    amount += np.float32(0.6) * cloud
+    amount *= 1 + np.float32(0.25) * granular
+    result: FloatArray = np.float32(ground.mesh) * patches * np.maximum(amount, 0)
     return result
 
 

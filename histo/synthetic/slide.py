@@ -343,6 +343,7 @@ def _typical_ground(ground: Ground, rng: np.random.Generator) -> Ground:
         vessels=min(ground.vessels, 0.05),
         ghosts=min(ground.ghosts, 0.4),
         membrane=0.0,
+        mesh=0.0,
         nuclear_stain=0.0,
         fold=0.0,
         ink=0.0,
@@ -402,6 +403,7 @@ def _draw_cells(rng: np.random.Generator, scene: _Scene) -> Cells:
         negative,
         squeezed=squeezed,
         along=along,
+        packed=np.zeros(len(x), bool),
         crispness=ground.crispness,
         solid=ground.solid,
     )

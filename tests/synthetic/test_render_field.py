@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -65,6 +67,7 @@ def test_brown_lies_on_the_cd8_cells():
         blush=0,
         vessels=0,
         membrane=0,
+        mesh=0,
         brown=1.0,
         counterstain=0.5,
         clean=True,
@@ -170,9 +173,9 @@ def test_decoys_are_no_cells():
     np.testing.assert_array_equal(without.is_cd8, with_decoys.is_cd8)
 
 
-@pytest.mark.parametrize("what", ["vessels", "membrane"])
+@pytest.mark.parametrize("what", ["vessels", "membrane", "mesh"])
 def test_cross_reaction_is_brown_without_cd8_cells(what):
-    """Endothelium and tumour membranes turn brown; there is no stained cell in it, only other nuclei."""
+    """Endothelium, tumour membranes, what lies between cells: brown, and only nuclei that are not stained."""
     brown = []
     for strength in (0.0, 1.0):
         nothing = {
@@ -181,6 +184,7 @@ def test_cross_reaction_is_brown_without_cd8_cells(what):
             "blush": 0.0,
             "vessels": 0.0,
             "membrane": 0.0,
+            "mesh": 0.0,
             "ink": 0.0,
         }
         style = FieldStyle(
@@ -191,6 +195,23 @@ def test_cross_reaction_is_brown_without_cd8_cells(what):
         levels = np.concatenate([field.pixels.reshape(-1, 3) for field in fields]).astype(float)
         brown.append(np.mean(levels[:, 0] - levels[:, 2]))
     assert brown[1] > brown[0] + 0.5
+
+
+def test_barren_fields_have_no_cd8_cell():
+    """As many of the brightfield fields as the style says; the others stay as they were."""
+    style = FieldStyle(context="stroma", nuclear_stain=0.0, cd8_per_mm2=800, barren_share=0.5)
+    n_changed = 0
+    for seed in range(30):
+        plain = render_field(seed, style=replace(style, barren_share=0.0))
+        field = render_field(seed, style=style)
+        assert plain.is_cd8.any()
+        if field.is_cd8.any():
+            np.testing.assert_array_equal(field.pixels, plain.pixels)
+        else:
+            n_changed += 1
+    assert 8 <= n_changed <= 22
+    stained = render_field(0, kind="fluorescence", style=replace(style, barren_share=1.0))
+    assert stained.is_cd8.any()
 
 
 def test_stained_nuclei_count_as_stained():
