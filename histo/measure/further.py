@@ -76,7 +76,7 @@ def apart_from_zones(points: Points, regions: Regions, config: MeasureConfig) ->
         measures = {"density_host_margin_per_mm2": Estimate.missing(PER_MM2, margin.not_assessable)}
     else:
         area = regions.host_margin_area_mm2 or 0.0
-        cd8_x, cd8_y = (axis[points.is_cd8].astype(np.float64) for axis in (points.x_um, points.y_um))
+        cd8_x, cd8_y = points.x_um[points.is_cd8], points.y_um[points.is_cd8]
         on_grid, at = pixels_under(cd8_x, cd8_y, margin.mask.shape, regions.mpp)
         n = int(np.count_nonzero(on_grid & (margin.mask & regions.assessed)[at]))
         measures = {"density_host_margin_per_mm2": _density(n, area, config)}

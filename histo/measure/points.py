@@ -14,14 +14,14 @@ from histo.regions.place import REGION_NAMES, ZONE_NAMES
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Cells in assessed tissue, arrays of one length; 11 bytes a cell.
+    """Cells in assessed tissue, arrays of one length; 19 bytes a cell.
 
-    x_um, y_um : float32 centroids in the slide's frame. is_cd8 : bool.
+    x_um, y_um : float64 centroids in the slide's frame. is_cd8 : bool.
     region, zone : uint8, places in `REGION_NAMES` and `ZONE_NAMES`.
     """
 
-    x_um: NDArray[np.float32]
-    y_um: NDArray[np.float32]
+    x_um: NDArray[np.float64]
+    y_um: NDArray[np.float64]
     is_cd8: NDArray[np.bool_]
     region: NDArray[np.uint8]
     zone: NDArray[np.uint8]
@@ -41,8 +41,8 @@ class PointCollector:
         counted = cells[cells["in_tissue"].to_numpy(bool)]
         self._pieces.append(
             Points(
-                x_um=counted["x_um"].to_numpy(np.float32),
-                y_um=counted["y_um"].to_numpy(np.float32),
+                x_um=counted["x_um"].to_numpy(np.float64),
+                y_um=counted["y_um"].to_numpy(np.float64),
                 is_cd8=(counted["cell_class"] == CD8).to_numpy(bool),
                 region=_codes(counted["region"], REGION_NAMES),
                 zone=_codes(counted["zone"], ZONE_NAMES),
@@ -52,7 +52,7 @@ class PointCollector:
     def points(self) -> Points:
         """Return all points so far."""
         names = Points.__dataclass_fields__
-        dtypes = (np.float32, np.float32, np.bool_, np.uint8, np.uint8)
+        dtypes = (np.float64, np.float64, np.bool_, np.uint8, np.uint8)
         return Points(
             **{
                 name: np.concatenate([np.empty(0, dtype), *(getattr(piece, name) for piece in self._pieces)])
