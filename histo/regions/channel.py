@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from shapely.geometry import MultiPolygon
-from sklearn.mixture import GaussianMixture
 
 from histo.config import RegionName
 from histo.regions.classify import mask_to_polygons
@@ -116,6 +115,9 @@ def two_kinds(values: FloatArray) -> tuple[float | None, str | None]:
     ----------
     values : (n,) amounts of all assessed tissue.
     """
+    # Imported where it is needed: most runs fit nothing, and it costs half a second and 50 MB.
+    from sklearn.mixture import GaussianMixture
+
     background, noise = dark_level(values)
     step = max(1, len(values) // _FIT_PX)
     shift = max(3 * noise, 1e-3 * float(np.ptp(values)), 1e-9)

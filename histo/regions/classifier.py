@@ -12,16 +12,15 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-import sklearn
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sklearn.linear_model import LogisticRegression
 
 from histo import __version__
 from histo.errors import ClassifierError
@@ -167,7 +166,7 @@ def train_classifier(
         "versions": {
             "histo": __version__,
             "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
+            "scikit-learn": metadata.version("scikit-learn"),
             "python": platform.python_version(),
         },
     }
@@ -246,6 +245,9 @@ def _rank_in_class(samples: Samples) -> NDArray[np.int64]:
 
 def _fit(samples: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return coefficients (n_features, n_classes) and intercepts on the features as they are."""
+    # Imported where it is needed: applying a classifier needs none of it.
+    from sklearn.linear_model import LogisticRegression
+
     annotations, which, size = np.unique(samples.annotation, return_inverse=True, return_counts=True)
     present, label = np.unique(samples.label, return_inverse=True)
     first = np.unique(samples.annotation, return_index=True)[1]

@@ -30,8 +30,6 @@ from rich.progress import (
 
 from histo import __version__
 from histo.cells.build import Detector, build_detector
-from histo.cohort.command import analyse, headlines
-from histo.cohort.config import CohortConfig
 from histo.cohort.manifest import Manifest, ManifestRow
 from histo.config import Config
 from histo.errors import ConfigError, HistoError
@@ -170,6 +168,10 @@ def run_batch(
 
 def _compare_sites(out: Path, manifest: Manifest, console: Console) -> None:
     """Write the cohort's report beside the slides' results; what is in the way of it stops nothing."""
+    # Statistics and figures are not held in memory while slides are analysed.
+    from histo.cohort.command import analyse, headlines
+    from histo.cohort.config import CohortConfig
+
     try:
         summary = analyse(out, out, CohortConfig(), manifest=manifest)
     except HistoError as error:
