@@ -76,11 +76,16 @@ class Ready:
 
 @dataclass(frozen=True)
 class Contender:
-    """A detector and the stain protocols it is run with; None where it is not meant for the modality."""
+    """A detector as each stain protocol sets it, and the protocols; None where it is not meant for one."""
 
     detector: Any
     brightfield: BrightfieldStain | FluorescenceStain
+    fluorescence_detector: Any | None
     fluorescence: BrightfieldStain | FluorescenceStain | None
+
+    def detector_for(self, slide: Slide) -> Any:
+        """Return the detector of the slide's kind."""
+        return self.detector if slide.kind == "brightfield" else self.fluorescence_detector
 
 
 @dataclass(frozen=True)
@@ -422,12 +427,14 @@ def contenders(
     mif = load_config(CONFIGS / "cd8_mif.yaml")
     found = {}
     for name in weights:
-        detector = CellDetector(load_weights(name), ihc.cells, precision=precision)
+        held = load_weights(name)
+        detector = CellDetector(held, ihc.cells, precision=precision)
+        fluorescence = CellDetector(held, mif.cells, precision=precision)
         label = "shipped" if name == "default" else _short(name, weights)
-        found[label] = Contender(detector, ihc.stain, mif.stain)
+        found[label] = Contender(detector, ihc.stain, fluorescence, mif.stain)
     if classical:
         preset = load_config(CONFIGS / "kather2018.yaml")
-        found["kather2018"] = Contender(build_detector(preset.cells), preset.stain, None)
+        found["kather2018"] = Contender(build_detector(preset.cells), preset.stain, None, None)
     return found
 
 
@@ -471,7 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if stain is None:
                 continue
             begun = monotonic()
-            found = detect(image, stain, contender.detector)
+            found = detect(image, stain, contender.detector_for(image.slide))
             numbers = measure(image, found, dots, options.data)
             results[name][image_name] = numbers | {"seconds": monotonic() - begun}
             if options.overlays:

@@ -74,6 +74,7 @@ class CellDetector:
         self.device = torch.device(device)
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         network = weights.network()
+        network.shift_class(1, config.cd8_logit)
         self.name = f"network {weights.name}"
         self.sha256 = weights.sha256
         self.mpp = weights.mpp

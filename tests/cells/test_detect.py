@@ -95,6 +95,18 @@ def test_cells_are_found(reference: list[tuple[Tile, TileCells]], field: Field) 
     assert n_cd8 == pytest.approx(field.is_cd8.sum(), rel=0.2)
 
 
+def test_the_balance_of_a_protocol_moves_the_calls(
+    reference: list[tuple[Tile, TileCells]], stain: Tensor
+) -> None:
+    counts = []
+    for logit in (-6.0, 6.0):
+        detector = CellDetector(load_weights(), CellsConfig(cd8_logit=logit))
+        table = _whole(_detect(detector, stain, (704, 704), (0, 0), 1))
+        counts.append(int((table["cell_class"] == CD8).sum()))
+    plain = int((reference[0][1].table["cell_class"] == CD8).sum())
+    assert counts[0] < plain < counts[1]
+
+
 @pytest.mark.parametrize(
     ("core", "offset", "batch"),
     [((256, 320), (0, 0), 2), ((352, 352), (136, 248), 3), ((704, 64), (8, 16), 4)],
