@@ -226,14 +226,11 @@ def fit_frame(case: Case, frame: pd.DataFrame) -> CountModel:
 
 def model_replicate(case: Case, frame: pd.DataFrame, truth: dict[str, float]) -> dict[str, float]:
     model = fit_frame(case, frame)
-    nan = float("nan")
-    found = {
-        "not trusted": float(not model.trusted),
-        "Wald test": rejects(model.wald.p_value) if model.wald else nan,
-        "likelihood-ratio test": rejects(model.likelihood_ratio.p_value) if model.likelihood_ratio else nan,
-    }
-    if not case.null:
-        del found["Wald test"], found["likelihood-ratio test"]
+    found = {"not trusted": float(not model.trusted)}
+    if case.null:
+        for test in (model.wald, model.likelihood_ratio, model.robust_wald):
+            if test is not None:
+                found[f"{test.kind} test"] = rejects(test.p_value)
     ratios = [("interaction of core", model.exclusion_ratios), ("site ratio in core", model.site_ratios)]
     for name, by_zone in ratios:
         (core,) = (ratio for ratio in by_zone if ratio.zone == "core")

@@ -25,6 +25,8 @@ from histo.measure.summary import Estimate
 
 Array = NDArray[np.float64]
 
+Kind = Literal["Wald", "likelihood ratio", "robust Wald"]
+
 RATE_RATIO = "rate ratio"
 RATIO_OF_RATIOS = "ratio of rate ratios"
 
@@ -51,7 +53,7 @@ class Ratio:
 class InteractionTest:
     """Test of all interactions at once, by F of df and df_error degrees of freedom."""
 
-    kind: Literal["Wald", "likelihood ratio"]
+    kind: Kind
     f: float
     df: int
     df_error: int
@@ -83,6 +85,7 @@ class CountModel:
     exclusion_ratios: tuple[Ratio, ...]
     wald: InteractionTest | None
     likelihood_ratio: InteractionTest | None
+    robust_wald: InteractionTest | None
     terms: tuple[str, ...]
     fit: Fit | None
 
@@ -122,20 +125,21 @@ def fit_count_model(
 ) -> CountModel:
     """Fit the model and test the interaction of site and zone.
 
-    Intervals and their p values stand on how the patients themselves scatter (a sandwich with the
-    small-sample correction CR2, see `negative_binomial`, and Student's t with as many degrees of freedom as
-    patients or pairs allow), since patients' densities vary more in some zones and sites than the model's one
-    dispersion has it: with the spreads of Kather's table the model's own 95 % intervals hold the truth in
-    88 %.
+    Intervals, their p values and the robust Wald test stand on how the patients themselves scatter: a
+    sandwich with the small-sample correction CR2 (see `negative_binomial`), referred to Student's t, and to F
+    as Hotelling's T2, with as many degrees of freedom as patients or pairs allow. For patients' densities
+    vary more in some zones and sites than the model's one dispersion has it: with the spreads of Kather's
+    table the model's own 95 % intervals hold the truth in 88 %.
 
-    The tests of all interactions take the model at its word. They are referred to F by the relations that are
-    exact in the balanced Gaussian model, whose maximum-likelihood variance is too small by df_error / n: the
-    Wald statistic times df_error / (n df), and df_error / df (exp(LR / n) - 1) for the likelihood ratio LR.
-    There are n contrasts within lesions (patients, without their effect), df_error of them free of fixed
-    effects, counted by containment as in R's nlme (Pinheiro and Bates 2000, Mixed-Effects Models in S and
-    S-PLUS, section 2.4.2). Against chi-square they would reject about 7 % with 17 and 25 patients.
-    Where the spreads differ by zone as in Kather's table they reject 6 to 7 %, the p values of the single
-    interactions 4 to 5 %. benchmarks/coverage.py measures all of this.
+    The Wald and the likelihood-ratio test take the model at its word. They are referred to F by the relations
+    that are exact in the balanced Gaussian model, whose maximum-likelihood variance is too small by df_error
+    / n: the Wald statistic times df_error / (n df), and df_error / df (exp(LR / n) - 1) for the likelihood
+    ratio LR. There are n contrasts within lesions (patients, without their effect), df_error of them free of
+    fixed effects, counted by containment as in R's nlme (Pinheiro and Bates 2000, Mixed-Effects Models in S
+    and S-PLUS, section 2.4.2). Against chi-square they would reject about 7 % with 17 and 25 patients; so
+    they do, and 8 % with 60 and 60, where the spreads differ by zone as in Kather's table. There the robust
+    Wald test is the one to trust; with 10 or 20 patients a site it is a little strict. benchmarks/coverage.py
+    measures all of this.
 
     Where patients have two sites, give `lesions`: without their effect the tests reject too seldom.
 
@@ -166,9 +170,9 @@ def fit_count_model(
         null = fit(_layout(rows, design[:, : 1 + len(rows.zones)]))
         reasons += _not_converged(full, null)
         remarks += _remarks(full)
-    wald = likelihood_ratio = None
+    wald = likelihood_ratio = robust_wald = None
     if full is not None and null is not None and not reasons:
-        wald, likelihood_ratio = _tests(full, null, rows, design)
+        wald, likelihood_ratio, robust_wald = _tests(full, null, rows, design)
     trusted = None if reasons else full
     site_ratios, exclusion_ratios = [], []
     for place, zone in enumerate(rows.zones):
@@ -191,6 +195,7 @@ def fit_count_model(
         exclusion_ratios=tuple(exclusion_ratios),
         wald=wald,
         likelihood_ratio=likelihood_ratio,
+        robust_wald=robust_wald,
         terms=terms,
         fit=full,
     )
@@ -329,19 +334,24 @@ def _rank(design: Array, group: NDArray[np.intp]) -> int:
     return len(size) + int(np.linalg.matrix_rank(design - means[group], tol=1e-8))
 
 
-def _tests(full: Fit, null: Fit, rows: _Rows, design: Array) -> tuple[InteractionTest, InteractionTest]:
+def _tests(full: Fit, null: Fit, rows: _Rows, design: Array) -> tuple[InteractionTest, ...]:
     q = len(rows.zones) - 1
-    effect, covariance = full.beta[-q:], full.covariance[-q:, -q:]
-    wald = float(effect @ np.linalg.solve(covariance, effect))
+    effect = full.beta[-q:]
+    wald, t_squared = (
+        float(effect @ np.linalg.solve(covariance[-q:, -q:], effect))
+        for covariance in (full.covariance, full.robust_covariance)
+    )
     ratio = max(0.0, 2 * (full.log_likelihood - null.log_likelihood))
     n, free = _contrasts(rows, design)
+    patients = _patient_df(rows)
     return (
         _f_test("Wald", wald / q * free / n, q, free),
         _f_test("likelihood ratio", float(np.expm1(ratio / n)) * free / q, q, free),
+        _f_test("robust Wald", t_squared / q * (patients - q + 1) / patients, q, patients - q + 1),
     )
 
 
-def _f_test(kind: Literal["Wald", "likelihood ratio"], f: float, df: int, df_error: int) -> InteractionTest:
+def _f_test(kind: Kind, f: float, df: int, df_error: int) -> InteractionTest:
     return InteractionTest(kind, f, df, df_error, float(stats.f.sf(f, df, df_error)))
 
 

@@ -149,6 +149,11 @@ class TestInvariance:
             two.exclusion_ratios[0].ratio.value, rel=1e-5
         )
 
+    def test_one_interaction_is_judged_alike_by_its_interval_and_the_robust_test(self) -> None:
+        model = model_of(cohort())
+        assert model.robust_wald is not None
+        assert model.exclusion_ratios[0].p_value == pytest.approx(model.robust_wald.p_value, rel=1e-9)
+
     def test_the_truth_is_found_in_a_large_cohort(self) -> None:
         truth = replace(TRUTH, site_correlation=0.5)
         frame = simulate_cohort(truth, n_primary=300, n_metastasis=300, n_pairs=300, seed=1)
@@ -171,7 +176,7 @@ class TestTrust:
         )
         assert model.exclusion_ratios[0].ratio.value is None
         assert model.exclusion_ratios[0].ratio.not_assessable == model.reasons[0]
-        assert (model.wald, model.likelihood_ratio, model.fit) == (None, None, None)
+        assert (model.wald, model.likelihood_ratio, model.robust_wald, model.fit) == (None,) * 4
 
     def test_a_zone_that_one_site_lacks(self) -> None:
         frame = cohort()
