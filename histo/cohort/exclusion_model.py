@@ -14,7 +14,7 @@ from histo.cohort.summary import CountModel, RateRatio
 from histo.measure.summary import ZONES
 
 REFERENCE_ZONE: Final = "outer_margin"
-_TEST: Final = "Likelihood-ratio test of the site by zone interaction"
+_TEST: Final = "Robust Wald test of the site by zone interaction"
 
 
 def exclusion_model(slides: pd.DataFrame, level: float) -> CountModel:
@@ -70,7 +70,7 @@ def _rows(slides: pd.DataFrame) -> pd.DataFrame:
 
 def _record(fitted: FittedModel | None, found: dict[str, int], reason: str | None) -> CountModel:
     fit = None if fitted is None or reason is not None else fitted.fit
-    test = None if fitted is None else fitted.likelihood_ratio
+    test = None if fitted is None else fitted.robust_wald
     return CountModel(
         formula=(
             "Negative binomial counts, log area as offset, site x zone, random intercepts of patient and of "

@@ -89,7 +89,8 @@ def methods(summary: CohortSummary) -> list[str]:
         "Exclusion was tested in a negative binomial mixed model of the counts of all zones, with log area "
         "as offset, site, zone and their interaction as fixed effects and patient and lesion as random "
         "intercepts: the interaction says whether the step between zones differs between the sites. Its "
-        "likelihood-ratio test is referred to F; intervals by zone are robust (CR2) with Student's t.",
+        "Wald test and the intervals by zone rest on how patients scatter (sandwich with the CR2 correction, "
+        "referred to F and Student's t).",
         f"Phenotypes (inflamed, excluded, desert) follow the rule of Kather et al. [{number['kather']}]. The "
         f"analysis was done with histo {summary.histo_version} (seed {summary.seed}).",
     ]
