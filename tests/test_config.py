@@ -101,7 +101,8 @@ class TestBalanceOfTheShippedWeights:
         assert load_config(None, ["cells.cd8_logit=0.2"]).cells.cd8_logit == 0.2
 
     def test_fluorescence_own_weights_and_the_rule_have_not(self):
-        assert load_config(CONFIGS / "cd8_mif.yaml").cells.cd8_logit == 0
+        fluorescence = ["stain.kind=fluorescence", "stain.nuclear=DAPI", "stain.cd8=CD8"]
+        assert load_config(None, fluorescence).cells.cd8_logit == 0
         assert load_config(None, ["cells.weights=mine.safetensors"]).cells.cd8_logit == 0
         assert load_config(CONFIGS / "kather2018.yaml").cells.cd8_logit == 0
 
