@@ -59,7 +59,6 @@ def _page(stain: StainResults, summary: CohortSummary) -> dict[str, Any]:
     shown = [by_name[name] for name in _DRAWN if name in by_name and by_name[name].values]
     if primary is not None and primary.values and primary not in shown:
         shown.insert(0, primary)
-    unassessed = sorted({c.not_assessable for c in stain.comparisons if c.not_assessable})
     note = (
         "Shift: Hodges-Lehmann estimate, metastasis less primary; for densities of log2(density + 1), "
         "so that 1 is twice the density."
@@ -75,7 +74,6 @@ def _page(stain: StainResults, summary: CohortSummary) -> dict[str, Any]:
         "phenotype_figure": phenotype_bars(stain.phenotypes[0]) if stain.phenotypes else None,
         "effect_name": stain.comparisons[0].effect_size_name if stain.comparisons else "effect size",
         "table_note": note,
-        "unassessed": unassessed,
     }
 
 
