@@ -138,8 +138,7 @@ def fit_count_model(
     fixed effects, counted by containment as in R's nlme (Pinheiro and Bates 2000, Mixed-Effects Models in S
     and S-PLUS, section 2.4.2). Against chi-square they would reject about 7 % with 17 and 25 patients; so
     they do, and 8 % with 60 and 60, where the spreads differ by zone as in Kather's table. There the robust
-    Wald test is the one to trust; with 10 or 20 patients a site it is a little strict. benchmarks/coverage.py
-    measures all of this.
+    Wald test is the one to trust. benchmarks/coverage.py measures all of this.
 
     Where patients have two sites, give `lesions`: without their effect the tests reject too seldom.
 
