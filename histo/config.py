@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from histo.errors import ConfigError
+from histo.panel import PanelConfig, StatesConfig
 
 Vector = tuple[float, float, float]
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -247,6 +248,8 @@ class Config(_Section):
     stain: Annotated[BrightfieldStain | FluorescenceStain, Field(discriminator="kind")] = BrightfieldStain()
     tissue: TissueConfig = TissueConfig()
     cells: CellsConfig = CellsConfig()
+    panel: PanelConfig = PanelConfig()
+    states: StatesConfig = StatesConfig()
     regions: RegionsConfig = RegionsConfig()
     measure: MeasureConfig = MeasureConfig()
     results: ResultsConfig = ResultsConfig()
@@ -308,7 +311,7 @@ class Config(_Section):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that can change a result."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"run"}), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json", exclude={"run", "states"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
