@@ -58,6 +58,7 @@ class FieldStyle:
     counterstain, brown : scale of the stain amounts. white_point : red, green, blue of glass.
     stain_vectors : (3, 3) rows nuclear, CD8, residual. jpeg_quality : 1 to 100, 0 for no compression.
     barren_share : of brightfield fields that have much brown and no CD8+ cell, whatever density is drawn.
+    aggregate_share : of the other fields that are lymphoid aggregate beside those that are drawn so.
     clean : no blur, sharpening, noise, compression or colour fringe.
     """
 
@@ -80,6 +81,7 @@ class FieldStyle:
     stain_vectors: NDArray[np.float32] | None = None
     jpeg_quality: int | None = None
     barren_share: float = 0.0
+    aggregate_share: float = 0.0
     clean: bool = False
 
 
@@ -195,6 +197,8 @@ def _draw_tissue(
     # A generator of its own: what is drawn after stays as it was.
     apart = rng.spawn(1)[0]
     barren = bool(apart.random() < style.barren_share) and kind == "brightfield"
+    if style.context is None and not barren and apart.random() < style.aggregate_share:
+        context = "lymphoid"
     if barren:
         strong = apart.uniform(0.3, 1.0, 3) * (apart.random(3) < (0.7, 0.35, 0.6))
         ground = replace(
