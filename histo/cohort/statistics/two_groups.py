@@ -448,7 +448,9 @@ def _lowest_rank_biserial(n: int, statistic: int, level: float) -> float:
     for _ in range(0, samples, _SAMPLES_AT_ONCE):
         drawn = rng.standard_normal((_SAMPLES_AT_ONCE, n))
         # The w-th smallest mean is distributed as the w-th largest, turned round.
-        found.append(np.partition(drawn[:, first] + drawn[:, second], statistic - 1, axis=1)[:, statistic - 1] / 2)
+        found.append(
+            np.partition(drawn[:, first] + drawn[:, second], statistic - 1, axis=1)[:, statistic - 1] / 2
+        )
     shift = float(np.quantile(np.concatenate(found), (1 - level) / 2))
     return float(2 * stats.norm.cdf(sqrt(2) * shift) - 1)
 
