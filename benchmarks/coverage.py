@@ -194,8 +194,7 @@ def rejects(p_value: float | None) -> float:
     return float("nan") if p_value is None else float(p_value <= 0.05)
 
 
-def rank_replicate(case: Case, frame: pd.DataFrame, truth: dict[str, float], seed: int) -> dict[str, float]:
-    x, y = log2_ratios(frame)
+def rank_replicate(case: Case, x: Array, y: Array, truth: dict[str, float], seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     compared = (compare_paired if case.paired else compare_unpaired)(x, y, unit=LOG2_RATIO)
     if case.null:
@@ -238,16 +237,17 @@ def model_replicate(case: Case, frame: pd.DataFrame, truth: dict[str, float]) ->
     return found
 
 
-def replicate(case: Case, truth: dict[str, float], seed: int) -> dict[str, float]:
-    sizes = {"n_primary": case.n_primary, "n_metastasis": case.n_metastasis, "n_pairs": case.n_pairs}
-    frame = simulate_cohort(case.truth, **sizes, seed=seed)
-    if case.kind == "ranks":
-        return rank_replicate(case, frame, truth, seed)
-    return model_replicate(case, frame, truth)
-
-
 def chunk(case: Case, truth: dict[str, float], seeds: range) -> list[dict[str, float]]:
-    return [replicate(case, truth, seed) for seed in seeds]
+    """Return the answers of a cohort per seed."""
+    sizes = {"n_primary": case.n_primary, "n_metastasis": case.n_metastasis, "n_pairs": case.n_pairs}
+    if case.kind == "model":
+        frames = [simulate_cohort(case.truth, **sizes, seed=seed) for seed in seeds]
+        return [model_replicate(case, frame, truth) for frame in frames]
+    # Patients are independent: one large cohort is cut into many.
+    large = {name: size * len(seeds) for name, size in sizes.items()}
+    x, y = log2_ratios(simulate_cohort(case.truth, **large, seed=seeds[0]))
+    parts = zip(seeds, x.reshape(len(seeds), -1), y.reshape(len(seeds), -1), strict=True)
+    return [rank_replicate(case, of_x, of_y, truth, seed) for seed, of_x, of_y in parts]
 
 
 def summarise(case: Case, answers: list[dict[str, float]]) -> list[dict[str, object]]:

@@ -16,13 +16,16 @@ from histo.cohort.summary import Exclusion
 from histo.cohort.table import COUNTS, IDENTITY, CohortTable, identity, numbers
 from histo.measure.catalogue import COMPARED_SPATIAL, OVERALL_DENSITY
 from histo.measure.measure import Measure
-from histo.measure.spatial.slide import spatial_measures
+from histo.measure.spatial.measures import STRUCTURE
+from histo.measure.spatial.slide import MIN_CELLS, spatial_measures
+from histo.measure.spatial.structure import share_in_structures, structure_of_cells
+from histo.regions.from_cells import region_of_cells
 from histo.tables.cells import CellTable
 
 # Cells no further apart than twice this lie in one piece of tissue.
 _REACH_UM = 30.0
 _MASK_MPP_UM = 5.0
-_MEASURES: tuple[Measure, ...] = (OVERALL_DENSITY, *COMPARED_SPATIAL)
+_MEASURES: tuple[Measure, ...] = (OVERALL_DENSITY, *COMPARED_SPATIAL, *STRUCTURE)
 
 
 def cohort_of_cells(
@@ -58,7 +61,8 @@ def cohort_of_cells(
     slides = pd.DataFrame(rows, columns=[*IDENTITY, *COUNTS, *names, *covariates])
     notes = (
         "This is a table of cells without tissue mask and tumour border: areas are those within "
-        f"{_REACH_UM:g} um of a cell, and zones are not assessable.",
+        f"{_REACH_UM:g} um of a cell, and zones are not assessable. Where tumour cells are told, the region "
+        "that they span (their alpha hull) stands for the tumour in shares of CD8+ cells in it and round it.",
         *table.notes,
     )
     return CohortTable(
@@ -94,7 +98,21 @@ def _measured(cells: pd.DataFrame, permutations: int) -> Mapping[str, float | No
     found = spatial_measures(x, y, is_cd8, is_tumour, mask, _MASK_MPP_UM, n_permutations=permutations)
     area_mm2 = float(mask.sum()) * _MASK_MPP_UM**2 / 1e6
     density = None if cells["is_cd8"].isna().all() else float(is_cd8.sum()) / area_mm2
-    return {"density_per_mm2": density, **{name: estimate.value for name, estimate in found.items()}}
+    structure = _structure_shares(np.stack([x, y], axis=1), is_tumour, is_cd8) if density is not None else {}
+    values = {name: estimate.value for name, estimate in found.items()}
+    return {"density_per_mm2": density, **values, **structure}
+
+
+def _structure_shares(
+    points_um: NDArray[np.float64], is_tumour: NDArray[np.bool_], is_cd8: NDArray[np.bool_]
+) -> Mapping[str, float | None]:
+    """Return the measures of `STRUCTURE`; none without a region, None where cells are few."""
+    region = region_of_cells(points_um[is_tumour])
+    if not region.is_border.any():
+        return {}
+    structure = structure_of_cells(points_um, is_tumour, region)
+    shares = share_in_structures(structure, is_cd8, fewest_cells=MIN_CELLS)
+    return {f"cd8_share_{name}": share for name, share in shares.items() if name != "border"}
 
 
 def _tissue(x_um: NDArray[np.float64], y_um: NDArray[np.float64]) -> NDArray[np.bool_]:

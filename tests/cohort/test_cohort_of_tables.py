@@ -67,6 +67,11 @@ def test_cells_of_fields_are_measured_and_compared(fields, tmp_path):
     # 800 um squares of cells 30 um apart at most: nearly all of them is tissue.
     density = next(c for c in stain.comparisons if c.measure == "density_per_mm2")
     assert density.groups[0].median == pytest.approx(900 * 0.65 * 0.3 / 0.70, rel=0.15)
+    # The tumour cells' own region stands for a border: 0.3 * 0.3 of the cells in it are CD8+, or none.
+    inside = next(c for c in stain.comparisons if c.measure == "cd8_share_infiltrated")
+    primary, metastasis = inside.groups
+    assert primary.median == pytest.approx(0.09, abs=0.03)
+    assert metastasis.median == 0
 
 
 def test_images_that_the_manifest_does_not_name_are_told(fields, tmp_path):

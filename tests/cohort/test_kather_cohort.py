@@ -119,9 +119,9 @@ def test_kather_core_outer_ratio(kather):
     )
     difference = found.median_difference
     assert difference.value == pytest.approx(-1.78, abs=0.005)
-    # Bootstrap limits move with the sample drawn.
-    assert difference.low == pytest.approx(-3.99, abs=0.1)
-    assert difference.high == pytest.approx(-0.83, abs=0.2)
+    # Plain percentiles of the medians are -3.99 and -0.83; ours are of the estimator of Harrell and Davis.
+    assert difference.low == pytest.approx(-3.65, abs=0.15)
+    assert difference.high == pytest.approx(-0.86, abs=0.15)
 
 
 def test_kather_exclusion_model(kather):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from histo.measure.catalogue import COMPARED, DENSITIES, EXCLUSION, FURTHER
-from histo.measure.spatial.measures import SPATIAL
+from histo.measure.spatial.measures import SPATIAL, STRUCTURE
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERY = {measure.name: measure for measure in (*DENSITIES, *EXCLUSION, *FURTHER, *COMPARED, *SPATIAL)}
+EVERY = {
+    measure.name: measure for measure in (*DENSITIES, *EXCLUSION, *FURTHER, *COMPARED, *SPATIAL, *STRUCTURE)
+}
 
 
 def test_names_and_labels_are_told_apart():

@@ -45,6 +45,20 @@ def median_difference(reference: Array, other: Array, axis: int = -1) -> Any:
     return np.median(other, axis=axis) - np.median(reference, axis=axis)
 
 
+def harrell_davis_difference(reference: Array, other: Array, axis: int = -1) -> Any:
+    """Return the difference of the medians by the estimator of Harrell and Davis (1982, Biometrika 69:635).
+
+    It is a mean of all values in their order, weighted by the chance that each is the median of a resample.
+    """
+    return _harrell_davis(other, axis) - _harrell_davis(reference, axis)
+
+
+def _harrell_davis(values: Array, axis: int) -> Any:
+    n = values.shape[axis]
+    weights = np.diff(stats.beta.cdf(np.arange(n + 1) / n, (n + 1) / 2, (n + 1) / 2))
+    return np.moveaxis(np.sort(values, axis=axis), axis, -1) @ weights
+
+
 def mean_difference(reference: Array, other: Array, axis: int = -1) -> Any:
     """Return the mean of the other group less that of the reference."""
     return np.mean(other, axis=axis) - np.mean(reference, axis=axis)
@@ -56,6 +70,7 @@ def bootstrap_groups(
     *,
     unit: str,
     statistic: GroupStatistic = median_difference,
+    resampled: GroupStatistic | None = None,
     paired: bool = False,
     method: BootstrapMethod = "percentile",
     level: float = 0.95,
@@ -65,15 +80,20 @@ def bootstrap_groups(
     """Return a statistic of two groups of patients with its bootstrap interval.
 
     Patients are drawn with replacement: pairs as pairs, else within each group. Percentile and BCa intervals
-    as in Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 and 14, by scipy. For
-    medians take "percentile": it holds the truth in about 97 % of cohorts, where BCa holds it in 96 % but
-    jumps with single values, since its bias correction rests on a distribution of few distinct values.
+    as in Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 and 14, by scipy. BCa is
+    not for medians: its bias correction rests on a distribution of few distinct values, and jumps with them.
+    For the same reason plain percentiles of a difference of medians are too wide, above all with ties (98.7 %
+    of simulated cohorts). So the interval of `median_difference` is made of the percentiles of the estimator
+    of Harrell and Davis in the resamples (Wilcox et al. 2014, J Stat Comput Simul 84:1543). An interval is
+    widened to the value itself should that lie outside.
 
     Parameters
     ----------
     reference, other : finite values, one a patient; of one length and order if paired.
     unit : of the statistic.
     statistic : of arrays of patients along an axis.
+    resampled : what is computed of each resample, for the interval; None: for `median_difference` that of
+        Harrell and Davis, else the statistic itself.
     seed : same seed, same interval.
 
     Raises
@@ -90,9 +110,11 @@ def bootstrap_groups(
         reason = "no patient in one of the groups"
         return Bootstrap(Estimate.missing(unit, reason), method, resamples, seed, reason)
     value = float(statistic(groups[0], groups[1], axis=-1))
+    if resampled is None:
+        resampled = harrell_davis_difference if statistic is median_difference else statistic
     return _bootstrap(
         groups,
-        statistic,
+        resampled,
         value,
         fewest=fewest,
         unit=unit,
@@ -208,4 +230,5 @@ def _bootstrap(
         low, high = (float(end) for end in result.confidence_interval)
         if not (np.isfinite(low) and np.isfinite(high)):
             return without_interval("no BCa interval: not defined, or the same, in too many resamples")
-    return Bootstrap(Estimate(value=value, low=low, high=high, unit=unit), method, resamples, seed, None)
+    estimate = Estimate(value=value, low=min(low, value), high=max(high, value), unit=unit)
+    return Bootstrap(estimate, method, resamples, seed, None)

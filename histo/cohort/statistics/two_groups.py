@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import atanh, ceil, comb, sqrt, tanh
+from math import atanh, ceil, comb, floor, sqrt, tanh
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,9 @@ _EXACT_SMALLER_GROUP = 8
 _EXACT_PAIRS = 50
 # With ties the exact distribution is enumerated, up to so many arrangements.
 _MOST_ARRANGEMENTS = 20_000
+# Normal samples for the interval of the rank-biserial correlation: so many means of two values in all.
+_SAMPLED_MEANS = 4_000_000
+_FEWEST_SAMPLES, _MOST_SAMPLES, _SAMPLES_AT_ONCE = 5000, 20_000, 500
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,12 @@ def compare_paired(
     differences as symmetric.
 
     The matched rank-biserial correlation is (R+ - R-) / (R+ + R-), of the sums of the ranks of positive and
-    negative differences (Kerby 2014, Compr Psychol 3:11.IT.3.1). Its interval is normal on Fisher's z scale,
-    with the jackknife's standard error and Student's t; where all differences have one sign, Wilson's limit
-    for that many of that many. With 10 pairs that nearly all go one way it is wide: it holds the truth in 98
-    to 99 %.
+    negative differences (Kerby 2014, Compr Psychol 3:11.IT.3.1). Up to 50 pairs with a difference its
+    interval inverts the exact test: it holds the correlations of normal differences, of any shift, at which
+    the sum of ranks would not be rejected; without ties it leaves 0 out where the test does. Beyond 50 it is
+    normal on Fisher's z scale, with the jackknife's standard error and Student's t, or Wilson's limit where
+    all differences have one sign. Few pairs have few possible sums, so that near 1 it holds the truth in 97
+    rather than 95 %; where differences are very skewed or have heavy tails it can be 90 %.
 
     Parameters
     ----------
@@ -413,12 +418,41 @@ def _rank_biserial(signed: Array, level: float, *, interval: bool) -> Estimate:
     r = total / (n * (n + 1) / 2)
     if not interval:
         return Estimate(value=r, unit=RANK_BISERIAL)
+    if n <= _EXACT_PAIRS:
+        # Ties count half: the outer whole number on either side.
+        low = _lowest_rank_biserial(n, floor((n * (n + 1) / 2 + total) / 2), level)
+        high = -_lowest_rank_biserial(n, floor((n * (n + 1) / 2 - total) / 2), level)
+        return Estimate(value=r, low=min(low, r), high=max(high, r), unit=RANK_BISERIAL)
     if abs(r) == 1:
         return _one_sided(r, n, level, RANK_BISERIAL)
     without = (total - sign.sum(axis=1)) / (n * (n - 1) / 2)
     error = sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
     half = float(stats.t.isf((1 - level) / 2, n - 1)) * error / (1 - r**2)
     return Estimate(value=r, low=tanh(atanh(r) - half), high=tanh(atanh(r) + half), unit=RANK_BISERIAL)
+
+
+@lru_cache(maxsize=4096)
+def _lowest_rank_biserial(n: int, statistic: int, level: float) -> float:
+    """Return the least correlation of normal differences at which so great a sum of positive ranks is likely.
+
+    A sum of at least w at shift m says that the w-th largest mean of two differences is above -m. So that
+    shift is a quantile of these means in samples at shift 0, drawn here with a fixed seed; the correlation at
+    a shift of m standard deviations is 2 Phi(sqrt(2) m) - 1.
+    """
+    if statistic < 1:
+        return -1.0
+    first, second = np.triu_indices(n)
+    samples = min(_MOST_SAMPLES, max(_FEWEST_SAMPLES, _SAMPLED_MEANS // len(first)))
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(0, samples, _SAMPLES_AT_ONCE):
+        drawn = rng.standard_normal((_SAMPLES_AT_ONCE, n))
+        # The w-th smallest mean is distributed as the w-th largest, turned round.
+        found.append(
+            np.partition(drawn[:, first] + drawn[:, second], statistic - 1, axis=1)[:, statistic - 1] / 2
+        )
+    shift = float(np.quantile(np.concatenate(found), (1 - level) / 2))
+    return float(2 * stats.norm.cdf(sqrt(2) * shift) - 1)
 
 
 def _one_sided(value: float, n: int, level: float, unit: str) -> Estimate:

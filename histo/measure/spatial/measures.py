@@ -262,3 +262,37 @@ SPATIAL: Final = (
         "after Rasmusson et al. 2020, Am J Pathol 190:1309; its exact ranks are not verified",
     ),
 )
+
+# Of tables of cells that nobody has drawn a tumour border for.
+STRUCTURE: Final = tuple(
+    Measure(
+        f"cd8_share_{name}",
+        f"CD8+ among cells, {where}",
+        "share",
+        f"share of cells {meaning} that are CD8+; the tumour region is the alpha hull of tumour cells",
+        "more of the cells there are CD8+",
+        f"{_SPIAT}: structure",
+    )
+    for name, where, meaning in (
+        (
+            "infiltrated",
+            "inside the hull",
+            "inside the tumour region, further than 5 layers of cells from its border",
+        ),
+        (
+            "internal_margin",
+            "inner layers",
+            "inside the tumour region within 5 layers of cells of its border",
+        ),
+        (
+            "external_margin",
+            "outer layers",
+            "outside the tumour region within 5 layers of cells of its border",
+        ),
+        (
+            "stromal",
+            "outside the hull",
+            "outside the tumour region, further than 5 layers of cells from its border",
+        ),
+    )
+)

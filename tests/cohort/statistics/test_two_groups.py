@@ -294,9 +294,25 @@ class TestPaired:
 
     def test_all_one_way_has_a_limit_short_of_none(self) -> None:
         r = compare_paired(np.zeros(15), np.arange(1.0, 16.0), unit="").rank_biserial
-        z2 = 1.959964**2
         assert (r.value, r.high) == (1.0, 1.0)
-        assert r.low == pytest.approx((15 - z2) / (15 + z2), abs=1e-6)
+        # The shift at which 15 normal differences are all positive in 2.5 % of samples.
+        shift = stats.norm.ppf(0.025 ** (1 / 15))
+        assert r.low == pytest.approx(2 * stats.norm.cdf(np.sqrt(2) * shift) - 1, abs=0.015)
+        many = compare_paired(np.zeros(60), np.arange(1.0, 61.0), unit="").rank_biserial
+        z2 = 1.959964**2
+        assert many.low == pytest.approx((60 - z2) / (60 + z2), abs=1e-6)
+
+    def test_rank_biserial_leaves_out_0_where_the_test_rejects(self) -> None:
+        rng = np.random.default_rng(4)
+        for n in (6, 10, 20, 30):
+            for shift in np.linspace(0, 1.2, 13):
+                found = compare_paired(np.zeros(n), rng.normal(shift, 1, n), unit="")
+                r = found.rank_biserial
+                assert r.low is not None
+                assert r.high is not None
+                assert found.p_value is not None
+                if abs(found.p_value - 0.05) > 0.008:  # the limits are sampled
+                    assert (r.low > 0 or r.high < 0) == (found.p_value < 0.05)
 
     def test_too_few_pairs_give_no_test_but_the_reason(self) -> None:
         five = compare_paired(np.zeros(5), np.arange(1.0, 6.0), unit="/mm2")

@@ -20,7 +20,9 @@ from histo.measure.spatial.nearest import (
     nearest_other,
     percentage_within,
 )
+from histo.measure.spatial.structure import STRUCTURES, share_in_structures, structure_of_cells
 from histo.measure.spatial.window import PolygonWindow
+from histo.regions.from_cells import region_of_cells
 
 
 class Image:
@@ -135,3 +137,54 @@ def test_spiat_percentage_of_grids(grid):
 def test_spiat_global_moran(grid):
     # Within 600 um of a square of 400 um lie its eight neighbours.
     assert moran_i(grid, np.ones(grid.shape, bool)) == pytest.approx(-0.1152657, abs=5e-8)
+
+
+@pytest.fixture(scope="module")
+def structure(image):
+    region = region_of_cells(image["Tumour"])
+    return structure_of_cells(image.points, image.kind == "Tumour", region)
+
+
+def test_spiat_tumour_border_and_structure(structure):
+    # Cells 3776 to 3779, as SPIAT's test has them.
+    assert structure[3775:3779].tolist() == [
+        "internal_margin",
+        "internal_margin",
+        "border",
+        "internal_margin",
+    ]
+
+
+def test_spiat_proportions_in_structure(image, structure):
+    # To all 8 or 9 digits that are published; SPIAT's own test allows 1e-4.
+    immune3 = share_in_structures(structure, image.kind == "Immune3")
+    expected = {
+        "infiltrated": 0.12576687,
+        "internal_margin": 0.08071749,
+        "external_margin": 0.681109185,
+        "stromal": 0.04585841,
+        "border": 0,
+    }
+    assert immune3 == pytest.approx(expected, abs=5e-9)
+    immune1 = share_in_structures(structure, image.kind == "Immune1")
+    assert immune1["external_margin"] == pytest.approx(0.001733102, abs=5e-10)
+    assert immune1["stromal"] == pytest.approx(0.09658928, abs=5e-9)
+    own = [np.mean(structure[image.kind == "Immune3"] == name) for name in STRUCTURES]
+    np.testing.assert_allclose(own[:4], [0.06507937, 0.05714286, 0.623809524, 0.25396825], atol=5e-9)
+
+
+def test_spiat_distances_to_the_tumour_border(image, structure):
+    border = image.points[structure == "border"]
+    distance, _ = nearest_neighbour(image.points, border)
+    np.testing.assert_allclose(
+        distance[3775:3779], [83.54843614991, 63.04062766628, 0, 29.59984593965], atol=1e-9
+    )
+    immune = np.isin(image.kind, ("Immune1", "Immune3"))
+    inside = np.isin(structure, ("infiltrated", "internal_margin"))
+    for place, expected in (
+        (inside, (10.9322494547641, 192.409359800297, 86.200421492396, 88.2329866304885, 45.27413945602)),
+        (~inside, (10.0238703579346, 971.56383420638, 195.106365999404, 101.951127102521, 194.685066632607)),
+    ):
+        d = distance[immune & place]
+        found = (d.min(), d.max(), d.mean(), np.median(d), d.std(ddof=1))
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
