@@ -8,7 +8,7 @@ Spearman rank correlations of mean intensities over cells, for each of five chan
 2. inForm's outlines: our compartments round its nuclei (nucleus), and round its whole cells (ring: membrane).
 3. our cells: those that the network finds, one to one with inForm's within 4 um of the centroid; the ring of
    a CD8+ cell is its membrane, that of another cell the rim of its nucleus, so that it is set against both
-   membrane and cytoplasm. Again for pairs whose nuclei overlap well (intersection over union of 0.7 and more).
+   membrane and cytoplasm. Again for pairs that overlap well (intersection over union of 0.7 and more).
 
 Then which phenotypes of inForm are which class of ours, and what 10 markers cost on top of finding the cells.
 
