@@ -28,8 +28,8 @@ def with_markers(cells: TileCells, pixels: NDArray[Any], panel: PanelTransform) 
         statistics(panel.amount(values, place), cells.parts, panel.upper_quantile)
         for place in range(len(panel.markers))
     ]
-    columns = np.concatenate([part.reshape(-1, cells.parts.n) for part in measured])
-    table = pd.DataFrame(dict(zip(marker_columns(panel.markers), columns.astype(np.float32), strict=True)))
+    rows = [row.astype(np.float32) for marker in measured for compartment in marker for row in compartment]
+    table = pd.DataFrame(dict(zip(marker_columns(panel.markers), rows, strict=True)))
     return replace(cells, table=pd.concat([cells.table, table], axis=1))
 
 
