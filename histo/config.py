@@ -63,7 +63,8 @@ class FluorescenceStain(_Section):
     kind: Literal["fluorescence"]
     nuclear: str
     cd8: str
-    # Subtracted from nothing; shown to the network as the residual stain where given.
+    # Shown to the network as the residual stain where given; markers can have a share of it subtracted
+    # (`panel.autofluorescence`).
     autofluorescence: str | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from histo.cells.compartments import Compartments
 from histo.cells.detect import TileCells
 from histo.cells.table import marker_columns
 from histo.stain.panel import PanelTransform
+
+_SIGN: Final = np.uint32(1 << 31)
 
 
 def with_markers(cells: TileCells, pixels: NDArray[Any], panel: PanelTransform) -> TileCells:
@@ -48,39 +50,45 @@ def statistics(
     -------
     (3, 3, n): of nucleus, ring, cell the mean, median, upper quantile. NaN where a cell has no such pixel.
     """
-    # One sort for all: by cell, then by value, the compartment in the last bit. The bits of a float sort like
-    # the number itself once negative ones are inverted and the others have their sign bit set.
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    negative = bits >> 31 == 1
-    key = np.where(negative, ~bits, bits | np.uint32(1 << 31)).astype(np.uint64) << np.uint64(1)
-    key[parts.ring] |= np.uint64(1)
-    key |= parts.owner.astype(np.uint64) << np.uint64(33)
-    key.sort()
-    bits = (key >> np.uint64(1)).astype(np.uint32)
-    ordered = np.where(bits >> 31 == 1, bits & np.uint32((1 << 31) - 1), ~bits).view(np.float32)
-    owner = (key >> np.uint64(33)).astype(np.intp)
-    in_ring = (key & np.uint64(1)).astype(bool)
+    # Sorted by owner, then by value, as whole numbers: many times faster than by two keys.
+    keys = parts.owner.astype(np.uint64) << np.uint64(32) | _ordered_bits(values)
     return np.stack(
         [
-            _of_ordered(ordered[which], owner[which], parts.n, upper_quantile)
-            for which in (~in_ring, in_ring, np.ones_like(in_ring))
+            _of_pixels(values[which], parts.owner[which], np.sort(keys[which]), parts.n, upper_quantile)
+            for which in (parts.nucleus, parts.ring, slice(None))
         ]
     )
 
 
-def _of_ordered(
-    values: NDArray[np.float32], owner: NDArray[np.intp], n: int, upper_quantile: float
+def _of_pixels(
+    values: NDArray[np.float32],
+    owner: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    n: int,
+    upper_quantile: float,
 ) -> NDArray[np.float64]:
-    """Return (3, n) mean, median and upper quantile of values that are sorted by owner, then by value."""
+    """Return (3, n) mean, median and upper quantile of the values of each owner."""
     count = np.bincount(owner, minlength=n + 1)[1:]
     some = count > 0
-    first = (np.cumsum(count) - count)[some]
+    count, first = count[some], (np.cumsum(count) - count)[some]
     out = np.full((3, n), np.nan)
-    out[0, some] = np.bincount(owner, values, n + 1)[1:][some] / count[some]
+    out[0, some] = np.bincount(owner, values, n + 1)[1:][some] / count
     for row, quantile in ((1, 0.5), (2, upper_quantile)):
-        place = (count[some] - 1) * quantile
+        place = (count - 1) * quantile
         below = np.floor(place).astype(np.intp)
-        low = values[first + below].astype(np.float64)
-        high = values[first + np.minimum(below + 1, count[some] - 1)]
+        low = _of_bits(keys[first + below]).astype(np.float64)
+        high = _of_bits(keys[first + np.minimum(below + 1, count - 1)])
         out[row, some] = low + (high - low) * (place - below)
     return out
+
+
+def _ordered_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Return whole numbers ordered as the values: of negative ones all bits turn, of others the first."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _of_bits(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Return the values of which `_ordered_bits` are the lower 32 bits."""
+    bits = keys.astype(np.uint32)
+    return np.where(bits & _SIGN, bits & ~_SIGN, ~bits).view(np.float32)
