@@ -30,8 +30,8 @@ class Marker(_Section):
     """A marker that is measured in every cell.
 
     name : as it is told, e.g. "PD-1". channel : of the slide, matched as `stain.cd8` is; in brightfield the
-    name of a chromogen: `stain.residual_name`, "nuclear" or "CD8". role : "checkpoint" for co-inhibitory receptors, "state" for
-    what tells states apart otherwise (TCF1, TOX, GZMB, Ki67 ...).
+    name of a chromogen: `stain.residual_name`, "nuclear" or "CD8". role : "checkpoint" for co-inhibitory
+    receptors, "state" for what tells states apart otherwise (TCF1, TOX, GZMB, Ki67 ...).
     compartment, statistic : where, and by what, a cell is called positive; all of them are measured.
     """
 
