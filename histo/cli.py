@@ -301,15 +301,21 @@ def export(
     Console(stderr=True).print(f"Network: {onnx}", soft_wrap=True)
 
 
+MppOption = Annotated[
+    float | None, typer.Option("--mpp", help="Pixel size in um for all slides; goes before the files' own.")
+]
+
+
 @app.command()
 def doctor(
     slides: Annotated[list[Path] | None, typer.Argument(help="Slides to open and describe.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to check for write access.")] = Path(),
+    mpp: MppOption = None,
 ) -> None:
     """Check this machine: versions, readers, devices, weights, one tile from pixels to cells."""
     from histo.run.doctor import examine
 
-    raise typer.Exit(0 if examine(list(slides or []), out, Console()) else _SOME_FAILED)
+    raise typer.Exit(0 if examine(list(slides or []), out, Console(), mpp=mpp) else _SOME_FAILED)
 
 
 regions_app = typer.Typer(
@@ -321,9 +327,6 @@ app.add_typer(regions_app)
 
 SlidesArgument = Annotated[
     list[Path], typer.Argument(help="Slides, and folders that are searched for slides.")
-]
-MppOption = Annotated[
-    float | None, typer.Option("--mpp", help="Pixel size in um for all slides; goes before the files' own.")
 ]
 
 

@@ -63,7 +63,8 @@ class FluorescenceStain(_Section):
     kind: Literal["fluorescence"]
     nuclear: str
     cd8: str
-    # Subtracted from nothing; shown to the network as the residual stain where given.
+    # Shown to the network as the residual stain where given; markers can have a share of it subtracted
+    # (`panel.autofluorescence`).
     autofluorescence: str | None = None
 
 
@@ -306,6 +307,27 @@ class Config(_Section):
             raise ValueError(
                 f"regions.tumour_channel {wanted!r} is no stain of this brightfield protocol: give its "
                 "vector as stain.vectors.residual and its name as stain.residual_name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _panel_is_stained(self) -> Config:
+        panel, stain = self.panel, self.stain
+        if isinstance(stain, FluorescenceStain):
+            if panel.autofluorescence and stain.autofluorescence is None:
+                raise ValueError(
+                    "panel.autofluorescence takes from stain.autofluorescence: name that channel"
+                )
+            return self
+        if panel.autofluorescence or panel.spillover:
+            raise ValueError("panel.autofluorescence and panel.spillover are for fluorescence")
+        chromogens = ["nuclear", "CD8", *([] if stain.residual_name is None else [stain.residual_name])]
+        known = {name.casefold() for name in chromogens}
+        unknown = [marker.channel for marker in panel.markers if marker.channel.casefold() not in known]
+        if unknown:
+            raise ValueError(
+                f"no stain of this brightfield protocol: {', '.join(map(repr, unknown))}; it has "
+                f"{', '.join(chromogens)}: a third is stain.vectors.residual with stain.residual_name"
             )
         return self
 

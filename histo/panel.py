@@ -16,6 +16,8 @@ COMPARTMENTS: tuple[Compartment, ...] = ("nucleus", "ring", "cell")
 Statistic = Literal["mean", "median", "upper"]
 STATISTICS: tuple[Statistic, ...] = ("mean", "median", "upper")
 Role = Literal["checkpoint", "state", "lineage", "tumour", "other"]
+# The first words of columns that every cell table has.
+_STAIN_NAMES = {"nuclear", "cd8", "residual"}
 # Cells that do not carry a marker, by lineage: all cells that are not CD8+, or those of one region.
 NegativeCells = Literal["other", "other in tumour", "other in host"]
 
@@ -28,8 +30,8 @@ class Marker(_Section):
     """A marker that is measured in every cell.
 
     name : as it is told, e.g. "PD-1". channel : of the slide, matched as `stain.cd8` is; in brightfield the
-    name of a chromogen (`stain.residual_name`). role : "checkpoint" for co-inhibitory receptors, "state" for
-    what tells states apart otherwise (TCF1, TOX, GZMB, Ki67 ...).
+    name of a chromogen: `stain.residual_name`, "nuclear" or "CD8". role : "checkpoint" for co-inhibitory
+    receptors, "state" for what tells states apart otherwise (TCF1, TOX, GZMB, Ki67 ...).
     compartment, statistic : where, and by what, a cell is called positive; all of them are measured.
     """
 
@@ -73,6 +75,10 @@ class PanelConfig(_Section):
         sources = {*names, "nuclear", "CD8"}
         targets = {*self.autofluorescence, *(to for row in self.spillover.values() for to in row)}
         unknown = sorted((set(self.spillover) - sources) | (targets - set(names)))
+        if taken := sorted(_STAIN_NAMES & set(names)):
+            raise ValueError(
+                f"{', '.join(taken)}: the cell table has such columns already: name it otherwise"
+            )
         if unknown:
             raise ValueError(f"no such marker in the panel: {', '.join(unknown)}")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from histo.cells.table import CD8, CELL_COLUMNS, OTHER, cell_frame
+from histo.cells.table import CD8, CELL_COLUMNS, OTHER, cell_columns, cell_frame, marker_columns
 from histo.measure.summary import (
     ZONES,
     DistanceBin,
@@ -27,7 +28,13 @@ from histo.measure.summary import (
 
 
 def make_cells(
-    n: int, *, first_id: int = 1, seed: int = 0, width_um: float = 500.0, n_vertices: int = 10
+    n: int,
+    *,
+    first_id: int = 1,
+    seed: int = 0,
+    width_um: float = 500.0,
+    n_vertices: int = 10,
+    markers: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, NDArray[np.object_]]:
     rng = np.random.default_rng(seed)
     angle = np.linspace(0, 2 * np.pi, n_vertices, endpoint=False)
@@ -37,6 +44,7 @@ def make_cells(
         centre[:, None] + np.stack([np.cos(angle), np.sin(angle)], axis=-1)[None] * radius
     )
     columns: dict[str, NDArray[Any]] = {name: rng.uniform(0, 1, n) for name in CELL_COLUMNS}
+    columns |= {name: rng.normal(100, 300, n) for name in marker_columns(markers)}
     columns["cell_id"] = np.arange(first_id, first_id + n)
     columns["x_um"], columns["y_um"] = centre.T
     columns["x_px"], columns["y_px"] = centre.T * 4
@@ -48,7 +56,7 @@ def make_cells(
     distance = rng.normal(0, 500, n)
     distance[::3] = np.nan
     columns["signed_distance_um"] = distance
-    return cell_frame(columns, CELL_COLUMNS), outlines
+    return cell_frame(columns, cell_columns(markers)), outlines
 
 
 def make_summary(slide_id: str = "slide-1", *, assessable: bool = True, **changes: Any) -> SlideSummary:

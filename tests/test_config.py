@@ -21,6 +21,43 @@ def test_fluorescence_protocol_reads() -> None:
     assert stain.nuclear == "DAPI"
 
 
+def test_the_example_panel_reads() -> None:
+    config = load_config(CONFIGS / "cd8_exhaustion_mif.yaml")
+    columns = {marker.name: marker.column for marker in config.panel.markers}
+    assert columns["PD-1"] == "PD-1_ring_mean"
+    assert columns["TCF1"] == "TCF1_nucleus_mean"
+    assert columns["TOX"] == "TOX_nucleus_mean"
+    assert {marker.role for marker in config.panel.markers} == {"checkpoint", "state", "tumour"}
+
+
+PD1 = "panel.markers=[{name: PD-1, channel: PD-1 red}]"
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "says"),
+    [
+        ("cd8_ihc.yaml", [PD1], "no stain of this brightfield protocol: 'PD-1 red'"),
+        (
+            "cd8_ihc.yaml",
+            [PD1.replace("PD-1 red", "CD8"), "panel.spillover={CD8: {PD-1: 0.1}}"],
+            "are for fluorescence",
+        ),
+        (
+            "cd8_mif.yaml",
+            [PD1, "panel.autofluorescence={PD-1: 0.1}"],
+            r"takes from stain\.autofluorescence",
+        ),
+        ("cd8_mif.yaml", [PD1.replace("PD-1,", "cd8,")], "has such columns already"),
+        ("cd8_mif.yaml", [PD1, "panel.spillover={PD-1: {PD-9: 0.1}}"], "no such marker in the panel: PD-9"),
+    ],
+)
+def test_panels_that_do_not_fit_the_protocol_are_refused(
+    config: str, overrides: list[str], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(CONFIGS / config, overrides)
+
+
 def test_overrides_reach_nested_settings_and_are_read_as_yaml() -> None:
     config = load_config(
         None, ["run.batch_size=8", "stain.white_point=[240, 241, 242]", "cells.min_area_um2=12.5"]

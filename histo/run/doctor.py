@@ -30,13 +30,14 @@ from histo.synthetic.field import render_field
 _LIBRARIES = ("torch", "torchvision", "numpy", "tifffile", "imagecodecs", "zarr", "shapely", "scikit-image")
 
 
-def examine(slides: Sequence[Path], out: Path, console: Console) -> bool:
+def examine(slides: Sequence[Path], out: Path, console: Console, *, mpp: float | None = None) -> bool:
     """Run all checks and print them; return whether all passed.
 
     Parameters
     ----------
     slides : slides to open and describe, besides the machine.
     out : folder whose write access is checked.
+    mpp : pixel size of the slides in um; None for what they state.
     """
     checks: list[tuple[str, Callable[[], str]]] = [
         ("Python", lambda: f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores"),
@@ -47,7 +48,7 @@ def examine(slides: Sequence[Path], out: Path, console: Console) -> bool:
         ("weights", _weights),
         ("one tile", _one_tile),
         ("write access", lambda: _write(out)),
-        *((f"slide {path.name}", lambda path=path: _slide(path)) for path in slides),
+        *((f"slide {path.name}", lambda path=path: _slide(path, mpp)) for path in slides),
     ]
     table = Table("check", "result", show_lines=False)
     passed = True
@@ -93,8 +94,8 @@ def _write(folder: Path) -> str:
         return f"{folder.resolve()} can be written"
 
 
-def _slide(path: Path) -> str:
-    with open_slide(path) as slide:
+def _slide(path: Path, mpp: float | None) -> str:
+    with open_slide(path, mpp=mpp) as slide:
         slide.read(Box(0, 0, 64, 64), slide.mpp[0])
         levels = ", ".join(f"{w}x{h}" for w, h in (level.size_px for level in slide.info.levels))
         return (

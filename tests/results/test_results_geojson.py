@@ -141,6 +141,27 @@ def test_an_unknown_measurement_is_left_out_wherever_it_stands(tmp_path: Path) -
     assert not any("Ring: CD8 mean" in m for m in measured)
 
 
+def test_markers_are_measurements_named_as_qupath_names_channels(tmp_path: Path) -> None:
+    name = 'PD-1"\\'
+    table, outlines = make_cells(9, markers=(name, "CD8"))
+    table.loc[2, f"{name}_ring_mean"] = np.float32("nan")
+    path = tmp_path / "cells.geojson.gz"
+    with CellGeoJsonWriter(path, MPP, "s", (name, "CD8")) as writer:
+        writer.write(table, outlines)
+    measured = [feature["properties"]["measurements"] for feature in _features(path)]
+    assert len(measured[0]) == len(set(measured[0]))
+    for row, found in zip(table.to_dict("records"), measured, strict=True):
+        for compartment in ("Nucleus", "Ring", "Cell"):
+            for statistic in ("Mean", "Median", "Upper"):
+                label = f"{name}: {compartment}: {statistic}"
+                value = row[f"{name}_{compartment.lower()}_{statistic.lower()}"]
+                assert (label in found) == np.isfinite(value)
+                assert found.get(label, 0.0) == pytest.approx(np.nan_to_num(value), abs=1e-3)
+        # The stain of the network is told apart from a marker of that name.
+        assert found["Ring: CD8 mean"] == pytest.approx(row["cd8_ring_mean"], abs=1e-3)
+        assert found["CD8: Ring: Mean"] == pytest.approx(row["CD8_ring_mean"], abs=1e-3)
+
+
 def test_names_that_need_escaping_stay_json(tmp_path: Path) -> None:
     table, outlines = make_cells(2)
     table["region"] = np.array(['a "quoted" \\ name', "Rändér"], object)

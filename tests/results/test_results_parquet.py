@@ -11,7 +11,7 @@ import pytest
 from made_up import make_cells
 from shapely.geometry import MultiPolygon, Polygon, box
 
-from histo.cells.table import CELL_COLUMNS, empty_cells
+from histo.cells.table import CELL_COLUMNS, cell_columns, empty_cells
 from histo.errors import ResultsError
 from histo.results.cells_parquet import ROW_GROUP, CellParquetWriter, iter_cells, read_cells
 
@@ -119,6 +119,30 @@ def test_cells_that_do_not_fit_are_refused(tmp_path: Path, bad: object) -> None:
     table, outlines = bad(*make_cells(3))  # type: ignore[operator]
     with pytest.raises(ValueError), CellParquetWriter(tmp_path / "cells.parquet") as writer:
         writer.write(table, outlines)
+
+
+def test_columns_of_markers_come_last_and_back(tmp_path: Path) -> None:
+    table, outlines = make_cells(30, markers=("PD-1", "TCF1"))
+    table.loc[3, "PD-1_nucleus_mean"] = np.float32("nan")
+    path = tmp_path / "cells.parquet"
+    with CellParquetWriter(path, ("PD-1", "TCF1")) as writer:
+        writer.write(table, outlines)
+    pd.testing.assert_frame_equal(read_cells(path), table, check_exact=True)
+    names = pq.read_schema(path).names
+    assert names == [*CELL_COLUMNS, *names[len(CELL_COLUMNS) : -1], "geometry"]
+    some = read_cells(path, ["cell_id", "TCF1_nucleus_mean", "geometry"])
+    assert some["TCF1_nucleus_mean"].dtype == np.float32
+    with pytest.raises(ResultsError, match="LAG-3_ring_mean"):
+        read_cells(path, ["LAG-3_ring_mean"])
+    with pytest.raises(ValueError, match="columns"), CellParquetWriter(tmp_path / "other.parquet") as writer:
+        writer.write(table, outlines)
+
+
+def test_an_empty_table_of_markers_keeps_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "cells.parquet"
+    with CellParquetWriter(path, ("PD-1",)):
+        pass
+    assert list(read_cells(path).columns) == list(cell_columns(("PD-1",)))
 
 
 def test_files_that_are_no_cell_table_are_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from histo.errors import SlideError
+from histo.errors import PixelSizeError, SlideError
 from histo.slide import Box, find_slides, open_slide
 from histo.slide.levels import distinct_names, downsample, is_rgb, over_background
 
@@ -236,10 +236,17 @@ def test_real_fluorescence(data_dir: Path) -> None:
     assert np.array_equal(slide.read(Box(0, 0, *slide.size_px), slide.mpp[0]), want)
     scan = open_slide(data_dir / "mif" / "vectra_polaris_small.qptiff")
     assert scan.channels == ("DAPI", "FITC", "Cy3")
-    assert scan.size_px == (1920, 1440)
+    assert (scan.size_px, scan.kind, scan.info.dtype) == ((1920, 1440), "fluorescence", np.uint8)
+    # 4294967295 / 213260 px per cm; the scanner's own metadata round it to 0.5 um.
+    assert scan.mpp == pytest.approx((10_000 * 213_260 / 4_294_967_295,) * 2)
+    want = tifffile.imread(scan.path, key=range(3)).transpose(1, 2, 0)
+    assert np.array_equal(scan.read(Box(900, 700, 300, 200), scan.mpp[0]), want[700:900, 900:1200])
+    with pytest.raises(PixelSizeError, match="--mpp"):
+        open_slide(data_dir / "mif" / "instanseg_fluorescence_example.tif")
     stack = open_slide(data_dir / "mif" / "instanseg_fluorescence_example.tif", mpp=0.5)
     want = tifffile.imread(stack.path).transpose(1, 2, 0)
     assert np.array_equal(stack.read(Box(0, 0, 450, 450), 0.5), want)
+    assert stack.channels == ("channel 0", "channel 1")  # the file names none
 
 
 def test_real_ome_tiff(data_dir: Path) -> None:

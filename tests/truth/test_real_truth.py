@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.spatial.distance import pdist
+from script import load_script
 from shapely.geometry import box
 
 TRUTH = Path(__file__).resolve().parent
@@ -31,14 +30,7 @@ CEILINGS = {"cd31": 20.0, "fhl2": 20.0}
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     """The script benchmarks/real_images.py as a module."""
-    path = TRUTH.parents[1] / "benchmarks" / "real_images.py"
-    spec = importlib.util.spec_from_file_location("real_images", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["real_images"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/real_images.py")
 
 
 def test_every_image_has_dots_in_every_field() -> None:
