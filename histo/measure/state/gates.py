@@ -34,6 +34,8 @@ MIN_CELLS_OF_OTSU: Final = 20
 EXPECTED_ABOVE_ONE: Final = 0.05
 # Share of the variance of being positive that is explained by which slide a cell is of.
 MAX_SHARE_BY_SLIDE: Final = 0.8
+# So much more of the CD8+ cells than of other nuclei lies above these where there is a positive population.
+MAX_EXCESS: Final = 0.02
 _CURVE_POINTS: Final = 50
 
 
@@ -43,7 +45,7 @@ class MarkerCells:
 
     cd8 : by slide, of the CD8+ cells of slides that are no controls.
     control : of the CD8+ cells of control slides. negative : of cells that are configured as negative by
-    lineage. other : of all other nuclei, for comparison; they set no gate.
+    lineage. other : of all other nuclei: of a marker that few of them carry, they tell what no staining is.
     """
 
     cd8: Sequence[Values]
@@ -72,7 +74,7 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
     the manual gate, a mixture of two populations where they are apart, Otsu's threshold where few cells are
     split clearly. Where all cells are one population the gate is put above it, so that next to none is
     positive, unless that population is brighter than other nuclei: then nothing tells whether all or none
-    are positive.
+    are positive. Whether it is one population, other nuclei help to tell.
 
     Parameters
     ----------
@@ -97,11 +99,7 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
             )
         )
     if found is None:
-        found = (
-            _Found("manual", manual)
-            if manual is not None
-            else _unsupervised(marker.name, cells, pooled, seed)
-        )
+        found = _Found("manual", manual) if manual is not None else _unsupervised(marker, cells, pooled, seed)
     share = None if found.threshold is None or not len(pooled) else _share(pooled, found.threshold)
     return _gate(marker, found, cells, pooled, share, config, manual=manual, flags=flags)
 
@@ -213,25 +211,22 @@ def _of_negatives(cells: MarkerCells, config: StatesConfig, flags: list[Flag], s
     return None
 
 
-def _unsupervised(name: str, cells: MarkerCells, pooled: Values, seed: int) -> _Found:
+def _unsupervised(marker: Marker, cells: MarkerCells, pooled: Values, seed: int) -> _Found:
     """Return the gate that the CD8+ cells of a batch give by themselves, or why they give none."""
     populations = fit_populations(pooled, seed)
     if populations is None or len(pooled) < MIN_CELLS_OF_OTSU:
-        why = (
-            f"only {len(pooled)} CD8+ cells"
-            if len(pooled) < MIN_CELLS_OF_OTSU
-            else "the intensities are all alike"
-        )
+        few = len(pooled) < MIN_CELLS_OF_OTSU
+        why = f"only {len(pooled)} CD8+ cells" if few else "the intensities are all alike"
         return _Found(None, None, f"{why}, and neither controls nor a manual gate")
     numbers = _numbers(populations)
     if _are_apart(populations):
-        return _of_mixture(name, cells, populations, numbers)
+        return _of_mixture(marker, cells, populations, numbers)
     split = _otsu(pooled, populations.spread)
     if split is not None:
         threshold, separability = split
         message = (
-            f"{name}: the gate is Otsu's threshold (separability {separability:.2f}), the least trusted way: "
-            "look at its curve, and give controls or a manual gate"
+            f"{marker.name}: the gate is Otsu's threshold (separability {separability:.2f}), the least "
+            "trusted way: look at its curve, and give controls or a manual gate"
         )
         return _Found(
             "Otsu",
@@ -239,24 +234,46 @@ def _unsupervised(name: str, cells: MarkerCells, pooled: Values, seed: int) -> _
             numbers={**numbers, "separability": separability},
             flags=(Flag(code="otsu_gate", message=message),),
         )
-    if len(pooled) < MIN_CELLS_OF_ONE:
+    # Where nothing else can tell that there is only one population, other nuclei can.
+    others = fit_populations(cells.other, seed) if _compares(marker, cells) else None
+    like_others = others is not None and _are_like(pooled, cells.other, others)
+    enough = len(pooled) >= (MIN_CELLS_OF_MIXTURE if like_others else MIN_CELLS_OF_ONE)
+    if not enough:
         reason = (
             f"{len(pooled)} CD8+ cells show no two populations, and are too few to say that there is only "
             "one: give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    if populations.bic_gain > MIN_BIC_GAIN and populations.ashman_d >= MIN_ASHMAN_D:
+    two = populations.bic_gain > MIN_BIC_GAIN and populations.ashman_d >= MIN_ASHMAN_D
+    if two and not like_others:
         reason = (
             f"no valley between the populations (Ashman's D {populations.ashman_d:.1f}): either two that "
             "overlap or a single skewed one; give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    return _of_one(name, cells, populations, numbers)
+    return _of_one(marker, cells, populations, others if like_others else None, numbers)
 
 
-def _of_mixture(name: str, cells: MarkerCells, populations: Populations, numbers: dict[str, float]) -> _Found:
-    threshold = populations.crossing
-    lower = populations.lower
+def _compares(marker: Marker, cells: MarkerCells) -> bool:
+    """Tell whether other nuclei show what no staining looks like: most of them do not carry such a marker."""
+    return (
+        len(cells.other) >= MIN_CELLS_OF_ONE
+        and (marker.role in ("checkpoint", "state") or is_checkpoint(marker))
+        # Tumour cells divide.
+        and identity(marker.name) != "Ki67"
+    )
+
+
+def _are_like(pooled: Values, other: Values, others: Populations) -> bool:
+    """Tell whether CD8+ cells lie above the bulk of the other nuclei no more often than these themselves."""
+    threshold = others.above_single(0.01)
+    return _share(pooled, threshold) <= _share(other, threshold) + MAX_EXCESS
+
+
+def _of_mixture(
+    marker: Marker, cells: MarkerCells, populations: Populations, numbers: dict[str, float]
+) -> _Found:
+    name, threshold, lower = marker.name, populations.crossing, populations.lower
     flags = []
     positive = [values > threshold for values in cells.cd8 if len(values)]
     if len(positive) > 1 and _share_by_slide(positive) > MAX_SHARE_BY_SLIDE:
@@ -271,6 +288,15 @@ def _of_mixture(name: str, cells: MarkerCells, populations: Populations, numbers
             "positive, and the brighter one bright"
         )
         flags.append(Flag(code="dim_population_above_others", message=message))
+    if (
+        _compares(marker, cells)
+        and _share(cells.other, threshold) >= _share(np.concatenate(cells.cd8), threshold) - MAX_EXCESS
+    ):
+        message = (
+            f"{name}: {_share(cells.other, threshold):.1%} of other nuclei lie above the gate too: it may be "
+            "background that makes two populations"
+        )
+        flags.append(Flag(code="others_above_gate", message=message))
     place = float(populations.scale.of(np.array([threshold]))[0])
     return _Found(
         "mixture",
@@ -281,7 +307,17 @@ def _of_mixture(name: str, cells: MarkerCells, populations: Populations, numbers
     )
 
 
-def _of_one(name: str, cells: MarkerCells, populations: Populations, numbers: dict[str, float]) -> _Found:
+def _of_one(
+    marker: Marker,
+    cells: MarkerCells,
+    populations: Populations,
+    others: Populations | None,
+    numbers: dict[str, float],
+) -> _Found:
+    """Return a gate above the only population, or none where that may be positive.
+
+    others : of other nuclei, where the CD8+ cells are like them.
+    """
     single = populations.single
     centre, sd = _on_spread(populations, single.mean, single.sd, of_single=True)
     if _is_above(cells.other, Scale(populations.spread), centre, sd):
@@ -292,18 +328,15 @@ def _of_one(name: str, cells: MarkerCells, populations: Populations, numbers: di
         return _Found(None, None, reason, numbers=numbers)
     n_cells = sum(len(values) for values in cells.cd8)
     tail = EXPECTED_ABOVE_ONE / n_cells
-    against = (
-        ""
-        if len(cells.other) >= MIN_CELLS_OF_ONE
-        else ", and there were no other nuclei to compare them with"
-    )
+    threshold = max(fit.above_single(tail) for fit in (populations, others) if fit is not None)
+    compared = "" if len(cells.other) >= MIN_CELLS_OF_ONE else ", with no other nuclei to compare them with"
     message = (
-        f"{name}: no positive population was seen among {n_cells} CD8+ cells. All are taken as negative, the "
-        f"gate lies above them{against}"
+        f"{marker.name}: no positive population was seen among {n_cells} CD8+ cells{compared}. All are taken "
+        "as negative, the gate lies above them"
     )
     return _Found(
         "one population",
-        populations.above_single(tail),
+        threshold,
         negative_share=tail,
         numbers=numbers,
         flags=(Flag(code="no_positive_population", message=message),),
