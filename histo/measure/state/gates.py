@@ -24,7 +24,7 @@ MIN_BIC_GAIN: Final = 10.0
 MIN_ASHMAN_D: Final = 2.0
 MAX_DIP: Final = 0.7
 MIN_CELLS_OF_MIXTURE: Final = 50
-MIN_CELLS_OF_COMPONENT: Final = 10
+MIN_CELLS_OF_COMPONENT: Final = 5
 # So many cells would have shown a positive population, were there one.
 MIN_CELLS_OF_ONE: Final = 200
 # Share of the variance that Otsu's two classes explain. One normal population has 2 / pi = 0.64.
@@ -36,6 +36,10 @@ EXPECTED_ABOVE_ONE: Final = 0.05
 MAX_SHARE_BY_SLIDE: Final = 0.8
 # So much more of the CD8+ cells than of other nuclei lies above these where there is a positive population.
 MAX_EXCESS: Final = 0.02
+# What is allowed for as negative cells above a gate that was set without controls: at least so many, since no
+# tail is known to be normal that far out; as many as other nuclei, but no more than this of them.
+MIN_NEGATIVE_SHARE: Final = 0.001
+MAX_NEGATIVE_SHARE: Final = 0.01
 _CURVE_POINTS: Final = 50
 
 
@@ -298,10 +302,14 @@ def _of_mixture(
         )
         flags.append(Flag(code="others_above_gate", message=message))
     place = float(populations.scale.of(np.array([threshold]))[0])
+    expected = max(float(norm.sf(place, lower.mean, lower.sd)), MIN_NEGATIVE_SHARE)
+    if _compares(marker, cells):
+        # The tail of real negative cells is longer than a normal one; some other nuclei may be positive.
+        expected = max(expected, min(_share(cells.other, threshold), MAX_NEGATIVE_SHARE))
     return _Found(
         "mixture",
         threshold,
-        negative_share=float(norm.sf(place, lower.mean, lower.sd)),
+        negative_share=expected,
         numbers=numbers,
         flags=tuple(flags),
     )
@@ -337,7 +345,7 @@ def _of_one(
     return _Found(
         "one population",
         threshold,
-        negative_share=tail,
+        negative_share=max(tail, MIN_NEGATIVE_SHARE),
         numbers=numbers,
         flags=(Flag(code="no_positive_population", message=message),),
     )
@@ -380,7 +388,7 @@ def _otsu(values: Values, spread: float) -> tuple[float, float] | None:
     cut = float(threshold_otsu(places))  # type: ignore[no-untyped-call]
     above = places > cut
     share = float(above.mean())
-    if min(above.sum(), (~above).sum()) < MIN_CELLS_OF_COMPONENT / 2:
+    if min(above.sum(), (~above).sum()) < MIN_CELLS_OF_COMPONENT:
         return None
     between = share * (1 - share) * (places[above].mean() - places[~above].mean()) ** 2
     separability = float(between / places.var())
