@@ -21,6 +21,8 @@ from histo.panel import Marker, StatesConfig
 # A mixture is taken where it is far likelier than one population (Kass 1995, J Am Stat Assoc 90:773: "very
 # strong"), its components are apart (Ashman 1994) with a valley between them, and there are cells enough.
 MIN_BIC_GAIN: Final = 10.0
+# Less of a difference decides nothing (Kass 1995).
+UNDECIDED_BIC: Final = 2.0
 MIN_ASHMAN_D: Final = 2.0
 MAX_DIP: Final = 0.7
 MIN_CELLS_OF_MIXTURE: Final = 50
@@ -225,7 +227,9 @@ def _unsupervised(marker: Marker, cells: MarkerCells, pooled: Values, seed: int)
     numbers = _numbers(populations)
     if _are_apart(populations):
         return _of_mixture(marker, cells, populations, numbers)
-    split = _otsu(pooled, populations.spread)
+    # What is apart and may be two: Otsu splits any single population, too.
+    two = populations.ashman_d >= MIN_ASHMAN_D and populations.bic_gain > -UNDECIDED_BIC
+    split = _otsu(pooled, populations.spread) if two and populations.dip <= MAX_DIP else None
     if split is not None:
         threshold, separability = split
         message = (
@@ -248,11 +252,10 @@ def _unsupervised(marker: Marker, cells: MarkerCells, pooled: Values, seed: int)
             "one: give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    two = populations.bic_gain > MIN_BIC_GAIN and populations.ashman_d >= MIN_ASHMAN_D
     if two and not like_others:
         reason = (
-            f"no valley between the populations (Ashman's D {populations.ashman_d:.1f}): either two that "
-            "overlap or a single skewed one; give controls or a manual gate"
+            "the CD8+ cells are either two populations that overlap or a single skewed one (Ashman's D "
+            f"{populations.ashman_d:.1f}, no clear valley): give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
     return _of_one(marker, cells, populations, others if like_others else None, numbers)
@@ -340,7 +343,7 @@ def _of_one(
     compared = "" if len(cells.other) >= MIN_CELLS_OF_ONE else ", with no other nuclei to compare them with"
     message = (
         f"{marker.name}: no positive population was seen among {n_cells} CD8+ cells{compared}. All are taken "
-        "as negative, the gate lies above them"
+        "as negative, the gate lies above their bulk"
     )
     return _Found(
         "one population",

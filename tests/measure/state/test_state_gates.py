@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from intensities import intensities
+from made_up_states import intensities
 
 from histo.measure.state.fractions import state_fraction
 from histo.measure.state.gates import MarkerCells, set_gate, table_gate
