@@ -24,6 +24,7 @@ METHODS: Final = {
     "table": "called by the program that wrote the table",
     "mixture": "crossing of two populations of CD8+ cells",
     "one population": "above the only population of CD8+ cells, taken as negative",
+    "other nuclei": "above other nuclei, taken as negative",
     "Otsu": "Otsu's threshold, the least trusted way",
 }
 

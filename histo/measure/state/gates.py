@@ -78,9 +78,10 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
 
     In this order: control slides, cells that are negative by lineage (both: `negative_percentile` of them),
     the manual gate, a mixture of two populations where they are apart, Otsu's threshold where few cells are
-    split clearly. Where all cells are one population the gate is put above it, so that next to none is
-    positive, unless that population is brighter than other nuclei: then nothing tells whether all or none
-    are positive. Whether it is one population, other nuclei help to tell.
+    split clearly. Without any of these: where CD8+ cells are like other nuclei, or one population, the gate
+    is put above them, so that next to none is positive; where more of them than of other nuclei are bright,
+    it is put above the other nuclei; where all of them are brighter nothing tells whether all or none are
+    positive.
 
     Parameters
     ----------
@@ -105,7 +106,11 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
             )
         )
     if found is None:
-        found = _Found("manual", manual) if manual is not None else _unsupervised(marker, cells, pooled, seed)
+        found = (
+            _Found("manual", manual)
+            if manual is not None
+            else _unsupervised(marker, cells, pooled, config, seed)
+        )
     share = None if found.threshold is None or not len(pooled) else _share(pooled, found.threshold)
     return _gate(marker, found, cells, pooled, share, config, manual=manual, flags=flags)
 
@@ -217,7 +222,9 @@ def _of_negatives(cells: MarkerCells, config: StatesConfig, flags: list[Flag], s
     return None
 
 
-def _unsupervised(marker: Marker, cells: MarkerCells, pooled: Values, seed: int) -> _Found:
+def _unsupervised(
+    marker: Marker, cells: MarkerCells, pooled: Values, config: StatesConfig, seed: int
+) -> _Found:
     """Return the gate that the CD8+ cells of a batch give by themselves, or why they give none."""
     populations = fit_populations(pooled, seed)
     if populations is None or len(pooled) < MIN_CELLS_OF_OTSU:
@@ -242,23 +249,31 @@ def _unsupervised(marker: Marker, cells: MarkerCells, pooled: Values, seed: int)
             numbers={**numbers, "separability": separability},
             flags=(Flag(code="otsu_gate", message=message),),
         )
-    # Where nothing else can tell that there is only one population, other nuclei can.
     others = fit_populations(cells.other, seed) if _compares(marker, cells) else None
     like_others = others is not None and _are_like(pooled, cells.other, others)
-    enough = len(pooled) >= (MIN_CELLS_OF_MIXTURE if like_others else MIN_CELLS_OF_ONE)
-    if not enough:
+    if len(pooled) < (MIN_CELLS_OF_ONE if others is None else MIN_CELLS_OF_MIXTURE):
         reason = (
             f"{len(pooled)} CD8+ cells show no two populations, and are too few to say that there is only "
             "one: give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    if two and not like_others:
+    single = populations.single
+    centre, sd = _on_spread(populations, single.mean, single.sd, of_single=True)
+    if _is_above(cells.other, Scale(populations.spread), centre, sd):
+        reason = (
+            "all CD8+ cells are one population, brighter than other nuclei: nothing tells whether all or "
+            "none of them are positive; give controls or a manual gate"
+        )
+        return _Found(None, None, reason, numbers=numbers)
+    if others is not None and not like_others:
+        return _of_others(marker, cells, others, numbers, config)
+    if two and others is None:
         reason = (
             "the CD8+ cells are either two populations that overlap or a single skewed one (Ashman's D "
             f"{populations.ashman_d:.1f}, no clear valley): give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    return _of_one(marker, cells, populations, others if like_others else None, numbers)
+    return _of_one(marker, cells, populations, others, numbers)
 
 
 def _compares(marker: Marker, cells: MarkerCells) -> bool:
@@ -318,6 +333,26 @@ def _of_mixture(
     )
 
 
+def _of_others(
+    marker: Marker, cells: MarkerCells, others: Populations, numbers: dict[str, float], config: StatesConfig
+) -> _Found:
+    """Return a gate above other nuclei, where more of the CD8+ cells lie above it but form no population."""
+    tail = 1 - config.negative_percentile / 100
+    message = (
+        f"{marker.name}: the CD8+ cells show no two populations that are apart, but more of them than of "
+        "other nuclei are bright. The gate lies above the other nuclei, as if these were negative by lineage: "
+        "look at its curve, and give controls or a manual gate"
+    )
+    return _Found(
+        "other nuclei",
+        others.above_single(tail),
+        negative_share=max(tail, min(_share(cells.other, others.above_single(tail)), MAX_EXCESS)),
+        n_reference=len(cells.other),
+        numbers=numbers,
+        flags=(Flag(code="gate_from_other_nuclei", message=message),),
+    )
+
+
 def _of_one(
     marker: Marker,
     cells: MarkerCells,
@@ -325,18 +360,7 @@ def _of_one(
     others: Populations | None,
     numbers: dict[str, float],
 ) -> _Found:
-    """Return a gate above the only population, or none where that may be positive.
-
-    others : of other nuclei, where the CD8+ cells are like them.
-    """
-    single = populations.single
-    centre, sd = _on_spread(populations, single.mean, single.sd, of_single=True)
-    if _is_above(cells.other, Scale(populations.spread), centre, sd):
-        reason = (
-            "all CD8+ cells are one population, brighter than other nuclei: nothing tells whether all or "
-            "none of them are positive; give controls or a manual gate"
-        )
-        return _Found(None, None, reason, numbers=numbers)
+    """Return a gate above the only population; `others` are those of other nuclei that are like it."""
     n_cells = sum(len(values) for values in cells.cd8)
     tail = EXPECTED_ABOVE_ONE / n_cells
     threshold = max(fit.above_single(tail) for fit in (populations, others) if fit is not None)
