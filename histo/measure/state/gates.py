@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import binom, norm
 from skimage.filters import threshold_otsu
 
 from histo.measure.state.mixture import Populations, Scale, Values, fit_populations, spread_of
@@ -36,8 +36,10 @@ MIN_CELLS_OF_OTSU: Final = 20
 EXPECTED_ABOVE_ONE: Final = 0.05
 # Share of the variance of being positive that is explained by which slide a cell is of.
 MAX_SHARE_BY_SLIDE: Final = 0.8
-# So much more of the CD8+ cells than of other nuclei lies above these where there is a positive population.
+# So much more of the CD8+ cells than of other nuclei lies above a gate where some are positive, and so seldom
+# by chance.
 MAX_EXCESS: Final = 0.02
+BY_CHANCE: Final = 0.001
 # What is allowed for as negative cells above a gate that was set without controls: at least so many, since no
 # tail is known to be normal that far out; as many as other nuclei, but no more than this of them.
 MIN_NEGATIVE_SHARE: Final = 0.001
@@ -249,9 +251,9 @@ def _unsupervised(
             numbers={**numbers, "separability": separability},
             flags=(Flag(code="otsu_gate", message=message),),
         )
-    others = fit_populations(cells.other, seed) if _compares(marker, cells) else None
-    like_others = others is not None and _are_like(pooled, cells.other, others)
-    if len(pooled) < (MIN_CELLS_OF_ONE if others is None else MIN_CELLS_OF_MIXTURE):
+    tail = 1 - config.negative_percentile / 100
+    above_others = float(np.quantile(cells.other, 1 - tail)) if _compares(marker, cells) else None
+    if len(pooled) < (MIN_CELLS_OF_ONE if above_others is None else MIN_CELLS_OF_MIXTURE):
         reason = (
             f"{len(pooled)} CD8+ cells show no two populations, and are too few to say that there is only "
             "one: give controls or a manual gate"
@@ -265,15 +267,15 @@ def _unsupervised(
             "none of them are positive; give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    if others is not None and not like_others:
-        return _of_others(marker, cells, others, numbers, config)
-    if two and others is None:
+    if above_others is not None and _exceed(pooled, above_others, tail):
+        return _of_others(marker, cells, above_others, tail, numbers)
+    if two and above_others is None:
         reason = (
             "the CD8+ cells are either two populations that overlap or a single skewed one (Ashman's D "
             f"{populations.ashman_d:.1f}, no clear valley): give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    return _of_one(marker, cells, populations, others, numbers)
+    return _of_one(marker, cells, populations, above_others, numbers)
 
 
 def _compares(marker: Marker, cells: MarkerCells) -> bool:
@@ -286,10 +288,11 @@ def _compares(marker: Marker, cells: MarkerCells) -> bool:
     )
 
 
-def _are_like(pooled: Values, other: Values, others: Populations) -> bool:
-    """Tell whether CD8+ cells lie above the bulk of the other nuclei no more often than these themselves."""
-    threshold = others.above_single(0.01)
-    return _share(pooled, threshold) <= _share(other, threshold) + MAX_EXCESS
+def _exceed(pooled: Values, threshold: float, tail: float) -> bool:
+    """Tell whether clearly more CD8+ cells lie above a threshold than the share of other nuclei that does."""
+    n_above = int((pooled > threshold).sum())
+    by_chance = float(binom.sf(n_above - 1, len(pooled), tail))
+    return n_above / len(pooled) > tail + MAX_EXCESS and by_chance < BY_CHANCE
 
 
 def _of_mixture(
@@ -334,19 +337,18 @@ def _of_mixture(
 
 
 def _of_others(
-    marker: Marker, cells: MarkerCells, others: Populations, numbers: dict[str, float], config: StatesConfig
+    marker: Marker, cells: MarkerCells, threshold: float, tail: float, numbers: dict[str, float]
 ) -> _Found:
     """Return a gate above other nuclei, where more of the CD8+ cells lie above it but form no population."""
-    tail = 1 - config.negative_percentile / 100
     message = (
         f"{marker.name}: the CD8+ cells show no two populations that are apart, but more of them than of "
-        "other nuclei are bright. The gate lies above the other nuclei, as if these were negative by lineage: "
-        "look at its curve, and give controls or a manual gate"
+        "other nuclei are bright. The gate lies above the other nuclei, as if these were negative by "
+        "lineage: look at its curve, and give controls or a manual gate"
     )
     return _Found(
         "other nuclei",
-        others.above_single(tail),
-        negative_share=max(tail, min(_share(cells.other, others.above_single(tail)), MAX_EXCESS)),
+        threshold,
+        negative_share=tail,
         n_reference=len(cells.other),
         numbers=numbers,
         flags=(Flag(code="gate_from_other_nuclei", message=message),),
@@ -357,13 +359,15 @@ def _of_one(
     marker: Marker,
     cells: MarkerCells,
     populations: Populations,
-    others: Populations | None,
+    above_others: float | None,
     numbers: dict[str, float],
 ) -> _Found:
-    """Return a gate above the only population; `others` are those of other nuclei that are like it."""
+    """Return a gate above the only population, and above the other nuclei where they are a reference."""
     n_cells = sum(len(values) for values in cells.cd8)
     tail = EXPECTED_ABOVE_ONE / n_cells
-    threshold = max(fit.above_single(tail) for fit in (populations, others) if fit is not None)
+    threshold = populations.above_single(tail)
+    if above_others is not None:
+        threshold = max(threshold, above_others)
     compared = "" if len(cells.other) >= MIN_CELLS_OF_ONE else ", with no other nuclei to compare them with"
     message = (
         f"{marker.name}: no positive population was seen among {n_cells} CD8+ cells{compared}. All are taken "
