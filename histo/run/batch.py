@@ -40,6 +40,7 @@ from histo.results.slides_table import SlideRow, write_slides_table
 from histo.run.detect import TileProgress
 from histo.run.device import choose_device, describe_device
 from histo.run.memory import return_freed_memory
+from histo.run.names import safe_name
 from histo.run.pipeline import SlideJob, analyse_slide
 from histo.slide import find_slides
 
@@ -204,7 +205,7 @@ def slide_ids(slides: Sequence[Path]) -> list[str]:
     Slides of the same name in different folders get a short hash of their path.
     """
     stems = [re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", path.name, flags=re.IGNORECASE) for path in slides]
-    safe = [re.sub(r"[^\w.()\[\], +=-]", "_", stem).strip(". ") or "slide" for stem in stems]
+    safe = [safe_name(stem) for stem in stems]
     count = Counter(name.lower() for name in safe)
     return [
         name

@@ -38,6 +38,7 @@ from histo.results.states_files import (
     write_states_table,
 )
 from histo.results.states_page import STATES_PAGE, write_states_page
+from histo.run.names import safe_name
 from histo.tables.cells import CellTable, intensity_column, pieces_of
 from histo.tables.file import TableFile, is_table, open_file
 from histo.tables.intensities import intensity_header
@@ -221,7 +222,13 @@ def states_of_tables(
             yield _slide_of_table(name, frame, markers, table, calls)
 
     flags = [Flag(code="table", message=note) for note in table.notes]
-    return _analyse(slides, markers, config, out, source.name, flags)
+    named = {
+        marker.name: table.intensities[intensity_column(marker.name)]
+        for marker in markers
+        if intensity_column(marker.name) in table.intensities
+    }
+    named |= {name: table.markers[column] for name, column in calls.items() if name not in named}
+    return _analyse(slides, markers, config, out, source.name, flags, named)
 
 
 def _check(markers: Sequence[Marker], config: Config) -> None:
@@ -237,10 +244,16 @@ def _analyse(
     out: Path,
     source: str,
     flags: Sequence[Flag] = (),
+    columns: Mapping[str, str] | None = None,
 ) -> StatesResult:
-    """Set the gates of a batch in one pass over its slides, and call the states in a second one."""
+    """Set the gates of a batch in one pass over its slides, and call the states in a second one.
+
+    columns : by marker, what its column is called in a table of another program.
+    """
     controls = set(config.states.control_slides)
     gates, names = _gates(slides(), markers, config, controls)
+    if columns is not None:
+        gates = [gate.model_copy(update={"column": columns[gate.marker]}) for gate in gates]
     states = states_of(markers, config.states)
     limits = Limits(
         min_cd8_cells=config.states.min_cd8_cells,
@@ -518,7 +531,7 @@ def _folders(names: Sequence[str]) -> list[str]:
     """Return a safe folder name for each slide of a batch; two that would be one get a number."""
     folders: list[str] = []
     for name in names:
-        safe = re.sub(r"[^\w.()\[\], +=-]", "_", name).strip(". ") or "slide"
+        safe = safe_name(name)
         taken = {folder.lower() for folder in folders}
         n, unique = 1, safe
         while unique.lower() in taken:

@@ -87,6 +87,7 @@ def test_halo_markers_are_found_by_channel_and_compartment(
         "two.tif": (by_image["/a/two.tif"], 15),
     }
     assert (tmp_path / "out" / "one.tif" / "states.parquet").is_file()
+    assert f" {compartment.title()} ".replace(" Ring ", " Cytoplasm ") in result.gates.gates[0].column
     assert result.slides[0].states[0].density.not_assessable == "a table of cells does not say its area"
 
 

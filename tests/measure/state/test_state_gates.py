@@ -24,7 +24,7 @@ def codes(gate: Gate) -> set[str]:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 0.5])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 @pytest.mark.parametrize("bleed", [0.0, 0.03])
 def test_known_fractions_are_found_without_controls(fraction: float, seed: int, bleed: float) -> None:
     values, positive = intensities(1200, fraction, seed, bleed=bleed)
