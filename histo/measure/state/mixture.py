@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 Values = NDArray[np.float64]
@@ -151,23 +153,25 @@ def _two(places: Values) -> GaussianMixture:
     spread = spread_of(places)
     fits = []
     for share in _STARTS:
-        above = places > np.quantile(places, 1 - share)
+        above = places >= np.quantile(places, 1 - share)
         parts = places[~above], places[above]
         if min(len(part) for part in parts) < 2:
             continue
         variances = [max(float(part.var()), (0.1 * spread) ** 2) for part in parts]
-        fits.append(
-            GaussianMixture(
-                2,
-                weights_init=[1 - share, share],
-                means_init=[[part.mean()] for part in parts],
-                precisions_init=[[[1 / variance]] for variance in variances],
-                # No population is narrower than this: a few equal values are none.
-                reg_covar=(0.05 * spread) ** 2 + 1e-12,
-                max_iter=200,
-                tol=1e-4,
-            ).fit(places[:, None])
+        mixture = GaussianMixture(
+            2,
+            weights_init=[1 - share, share],
+            means_init=[[part.mean()] for part in parts],
+            precisions_init=[[[1 / variance]] for variance in variances],
+            # No population is narrower than this: a few equal values are none.
+            reg_covar=(0.05 * spread) ** 2 + 1e-12,
+            max_iter=100,
+            tol=1e-4,
         )
+        with warnings.catch_warnings():
+            # Where there are no two populations it creeps; such a fit is refused for what it is.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fits.append(mixture.fit(places[:, None]))
     return max(fits, key=lambda fit: fit.lower_bound_)
 
 

@@ -24,11 +24,10 @@ def codes(gate: Gate) -> set[str]:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 0.5])
-@pytest.mark.parametrize("seed", [1])
 @pytest.mark.parametrize("bleed", [0.0, 0.03])
-def test_known_fractions_are_found_without_controls(fraction: float, seed: int, bleed: float) -> None:
-    values, positive = intensities(1200, fraction, seed, bleed=bleed)
-    other, _ = intensities(3000, 0.0, seed + 100, bleed=bleed)
+def test_known_fractions_are_found_without_controls(fraction: float, bleed: float) -> None:
+    values, positive = intensities(1200, fraction, 1, bleed=bleed)
+    other, _ = intensities(3000, 0.0, 101, bleed=bleed)
     gate = gate_of(values, other=other)
     assert gate.fraction == pytest.approx(fraction, abs=0.03)
     assert gate.fraction == pytest.approx(positive.mean(), abs=0.02)
@@ -53,7 +52,7 @@ def test_known_fractions_are_found_with_controls(fraction: float) -> None:
 
 
 def test_without_a_positive_population_nothing_is_invented() -> None:
-    for seed in range(6):
+    for seed in range(3):
         values, _ = intensities(600, 0.0, seed)
         gate = gate_of(values)
         assert gate.method in ("one population", None), gate
@@ -125,6 +124,11 @@ def test_few_cells_give_no_gate_but_a_clear_split() -> None:
 def test_cells_that_are_all_alike_give_no_gate() -> None:
     assert gate_of(np.zeros(500)).threshold is None
     assert gate_of(np.empty(0)).threshold is None
+
+
+def test_a_saturated_camera_gives_no_error() -> None:
+    values = np.minimum(intensities(600, 0.8, 22)[0], 30.0)
+    assert gate_of(values).n_cells == 600
 
 
 def test_missing_intensities_change_nothing() -> None:
