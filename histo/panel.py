@@ -35,7 +35,7 @@ class Marker(_Section):
     compartment, statistic : where, and by what, a cell is called positive; all of them are measured.
     """
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[^\s&|!()+]+$")]
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^\s&|!()+^]+$")]
     channel: Annotated[str, Field(min_length=1)]
     role: Role = "other"
     compartment: Compartment = "ring"
@@ -88,7 +88,8 @@ class StatesConfig(_Section):
     """How cells are called positive, and which states are told.
 
     gates, bright_gates : manual thresholds by marker, in the unit of the cell table; "bright" is a second,
-    higher one.
+    higher one. bright_multiples : by marker, how many times its gate is bright, where that gate comes from
+    controls or negatives.
     control_slides : slide ids whose CD8+ cells are negative for every marker (isotype, no primary antibody).
     negatives : by marker, cells of its batch that are negative by lineage.
     negative_percentile : of controls and negatives, where the gate lies.
@@ -98,6 +99,7 @@ class StatesConfig(_Section):
 
     gates: dict[str, float] = {}
     bright_gates: dict[str, float] = {}
+    bright_multiples: dict[str, Annotated[float, Field(gt=1)]] = {}
     control_slides: tuple[str, ...] = ()
     negatives: dict[str, NegativeCells] = {}
     negative_percentile: Annotated[float, Field(gt=50, lt=100)] = 99.0

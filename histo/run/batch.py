@@ -40,6 +40,7 @@ from histo.results.slides_table import SlideRow, write_slides_table
 from histo.run.detect import TileProgress
 from histo.run.device import choose_device, describe_device
 from histo.run.memory import return_freed_memory
+from histo.run.names import safe_name
 from histo.run.pipeline import SlideJob, analyse_slide
 from histo.slide import find_slides
 
@@ -161,9 +162,25 @@ def run_batch(
         if rows:
             write_slides_table(out, rows)
             write_text(out / "run.json", json.dumps(record.as_dict(rows, n_kept), indent=2))
+    if config.panel.markers:
+        _tell_states(out, config, console)
     if manifest is not None and manifest.names_sites:
         _compare_sites(out, manifest, console)
     return BatchResult(rows=rows, n_kept=n_kept)
+
+
+def _tell_states(out: Path, config: Config, console: Console) -> None:
+    """Gate the slides that are finished and tell their states; what is in the way of it stops nothing."""
+    from histo.run.states import headlines, states_of_results
+
+    try:
+        result = states_of_results(out, config)
+    except HistoError as error:
+        log.warning("no states: %s", error)
+        return
+    for line in headlines(result):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    console.print(f"States: {out / 'states.html'}", soft_wrap=True)
 
 
 def _compare_sites(out: Path, manifest: Manifest, console: Console) -> None:
@@ -188,7 +205,7 @@ def slide_ids(slides: Sequence[Path]) -> list[str]:
     Slides of the same name in different folders get a short hash of their path.
     """
     stems = [re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", path.name, flags=re.IGNORECASE) for path in slides]
-    safe = [re.sub(r"[^\w.()\[\], +=-]", "_", stem).strip(". ") or "slide" for stem in stems]
+    safe = [safe_name(stem) for stem in stems]
     count = Counter(name.lower() for name in safe)
     return [
         name
