@@ -15,8 +15,8 @@ class BetaBinomial:
     """Positives among cells, their chance drawn for each row from a beta distribution of mean p = expit(eta).
 
     Its parameters are k p and k (1 - p). The variance of the count is n p (1 - p) (n + k) / (1 + k): two
-    cells of a row are correlated 1 / (1 + k) (Skellam 1948, J R Stat Soc B 10:257; this k is the dispersion of
-    glmmTMB's `betabinomial`).
+    cells of a row are correlated 1 / (1 + k) (Skellam 1948, J R Stat Soc B 10:257; this k is the dispersion
+    of glmmTMB's `betabinomial`).
 
     Parameters
     ----------
