@@ -84,7 +84,13 @@ def _page(stain: StainResults, summary: CohortSummary) -> dict[str, Any]:
 def _states(states: StatesResults, summary: CohortSummary) -> dict[str, Any]:
     whole = [state.fractions[0].comparison for state in states.states]
     drawn = [
-        comparison.model_copy(update={"label": state.state})
+        comparison.model_copy(
+            update={
+                "label": state.state,
+                "unit": "% of CD8+ cells",
+                "values": tuple(v.model_copy(update={"value": 100 * v.value}) for v in comparison.values),
+            }
+        )
         for state, comparison in zip(states.states, whole, strict=True)
         if comparison.values
     ]
@@ -100,6 +106,8 @@ def _states(states: StatesResults, summary: CohortSummary) -> dict[str, Any]:
             ),
             None,
         ),
+        # Most states rest on the same CD8+ cells, so lack the same patients.
+        "left_out": list(dict.fromkeys(row for comparison in whole for row in comparison.left_out)),
         "dots": dot_plots(drawn) if drawn else None,
         "forest": states_forest(states.states),
         "joint": joint_plot(states.states),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import digamma, expit, gammaln, polygamma
+from scipy.special import digamma, expit, gammaln, zeta
 
 from histo.cohort.statistics.mixed_model import Array, Terms
 
@@ -47,7 +47,7 @@ class BetaBinomial:
         p, q = expit(eta), expit(-eta)
         a, b = k * p, k * q
         by_p = k * (digamma(y + a) - digamma(a) - digamma(n - y + b) + digamma(b))
-        second = polygamma(1, y + a) - polygamma(1, a) + polygamma(1, n - y + b) - polygamma(1, b)
+        second = _trigamma(y + a) - _trigamma(a) + _trigamma(n - y + b) - _trigamma(b)
         return by_p * p * q, -(k**2 * second * (p * q) ** 2 + by_p * p * q * (q - p))
 
     def terms(self, eta: Array, k: float) -> Terms:
@@ -60,8 +60,8 @@ class BetaBinomial:
         p2 = p1 * (q - p)
         p3 = p1 * (1 - 6 * p1)
         first_a, first_b = digamma(y + a) - digamma(a), digamma(n - y + b) - digamma(b)
-        second_a, second_b = (polygamma(1, m + c) - polygamma(1, c) for m, c in ((y, a), (n - y, b)))
-        third_a, third_b = (polygamma(2, m + c) - polygamma(2, c) for m, c in ((y, a), (n - y, b)))
+        second_a, second_b = (_trigamma(m + c) - _trigamma(c) for m, c in ((y, a), (n - y, b)))
+        third_a, third_b = (_tetragamma(m + c) - _tetragamma(c) for m, c in ((y, a), (n - y, b)))
         by_p = k * (first_a - first_b)
         by_p2 = k**2 * (second_a + second_b)
         by_p3 = k**3 * (third_a - third_b)
@@ -76,3 +76,12 @@ class BetaBinomial:
             slope_by_log_k=k * by_p_k * p1,
             weight_by_log_k=-k * (by_p2_k * p1**2 + by_p_k * p2),
         )
+
+
+def _trigamma(x: Array) -> Array:
+    """Return the second derivative of log gamma, by Hurwitz's zeta (DLMF 5.15.1); faster than polygamma."""
+    return np.asarray(zeta(2, x), np.float64)
+
+
+def _tetragamma(x: Array) -> Array:
+    return np.asarray(-2 * zeta(3, x), np.float64)
