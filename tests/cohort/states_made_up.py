@@ -60,9 +60,23 @@ def states_folder(
     frame["slide_id"] = frame["lesion"].str.replace(" ", "_")
     for name, n in (few or {}).items():
         frame.loc[frame["slide_id"] == name, "n_cd8"] = n
+    write_states(folder, frame, truths, seed)
+    lines = ["slide,patient,site"]
+    slides = frame.drop_duplicates("slide_id")
+    lines += [f"{row.slide_id},{row.patient},{row.site}" for row in slides.itertuples()]
+    manifest = folder / "cohort.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    return folder, manifest
+
+
+def write_states(folder: Path, cells: pd.DataFrame, truths: dict[str, StateTruth], seed: int) -> None:
+    """Draw states among the CD8+ cells of slides and zones, and write states.csv and gates.json.
+
+    cells : slide_id, patient, lesion, site, zone, n_cd8, area_mm2.
+    """
     parts = []
     for at, (state, truth) in enumerate(truths.items()):
-        drawn = simulate_states(frame, truth, seed=seed + 1 + at)
+        drawn = simulate_states(cells, truth, seed=seed + 1 + at)
         zones = drawn[["slide_id", "zone", "n_cd8", "n_positive", "area_mm2"]].assign(state=state)
         whole = zones.groupby(["slide_id", "state"], as_index=False)[
             ["n_cd8", "n_positive", "area_mm2"]
@@ -72,12 +86,6 @@ def states_folder(
     table["fraction"] = np.where(table["n_cd8"] >= 20, table["n_positive"] / table["n_cd8"], np.nan)
     table.reindex(columns=list(STATES_COLUMNS)).to_csv(folder / STATES_TABLE, index=False)
     (folder / GATES).write_text(gates(list(truths)).model_dump_json())
-    lines = ["slide,patient,site"]
-    slides = frame.drop_duplicates("slide_id")
-    lines += [f"{row.slide_id},{row.patient},{row.site}" for row in slides.itertuples()]
-    manifest = folder / "cohort.csv"
-    manifest.write_text("\n".join(lines) + "\n")
-    return folder, manifest
 
 
 def gates(states: list[str]) -> BatchGates:
