@@ -24,7 +24,14 @@ METHODS: Final = {
     "table": "called by the program that wrote the table",
     "mixture": "crossing of two populations of CD8+ cells",
     "one population": "above the only population of CD8+ cells, taken as negative",
+    "other nuclei": "above other nuclei, taken as negative",
     "Otsu": "Otsu's threshold, the least trusted way",
+}
+
+_NUMBERS: Final = {
+    "bic_gain": "gain in BIC by two populations",
+    "ashman_d": "Ashman's D",
+    "dip": "valley by peak",
 }
 
 
@@ -35,13 +42,14 @@ def write_states_page(path: Path, batch: BatchGates, slides: Sequence[StatesSumm
 
 def render_states_page(batch: BatchGates, slides: Sequence[StatesSummary]) -> str:
     """Return the page as HTML."""
+    assessed = [state.name for state in batch.states if state.not_assessable is None]
     flags = [*batch.flags, *(flag for gate in batch.gates for flag in gate.flags)]
     return (
         environment()
         .get_template("states.html")
         .render(
             batch=batch,
-            slides=[_of_slide(slide) for slide in slides],
+            slides=[_of_slide(slide, assessed) for slide in slides],
             flags=flags,
             gates=[
                 {
@@ -49,24 +57,25 @@ def render_states_page(batch: BatchGates, slides: Sequence[StatesSummary]) -> st
                     "method": None if gate.method is None else METHODS[gate.method],
                     "picture": None if gate.curve is None else gate_svg(gate),
                     "numbers": [
-                        (name.replace("_", " "), number(value)) for name, value in gate.numbers.items()
+                        (_NUMBERS.get(name, name.replace("_", " ")), number(value))
+                        for name, value in gate.numbers.items()
                     ],
                     "h_thresholds": h_thresholds(gate),
                 }
                 for gate in batch.gates
             ],
-            assessed=[state for state in batch.states if state.not_assessable is None],
+            assessed=assessed,
             interval_name=f"{batch.confidence_level * 100:g} % interval",
         )
     )
 
 
-def _of_slide(slide: StatesSummary) -> dict[str, Any]:
-    """Arrange the states of a slide for its table: a block for each zone that is assessed."""
+def _of_slide(slide: StatesSummary, assessed: Sequence[str]) -> dict[str, Any]:
+    """Arrange the states of a slide that have gates: a block for each zone that is assessed."""
     zones = []
     missing = []
     for measures in slide.measures:
-        rows = [row for row in slide.states if row.zone == measures.zone]
+        rows = [row for row in slide.states if row.zone == measures.zone and row.state in assessed]
         reasons = {row.fraction.not_assessable for row in rows}
         if rows and all(row.n_cd8 is None for row in rows):
             missing.append((measures.zone.replace("_", " "), "; ".join(sorted(filter(None, reasons)))))
@@ -79,7 +88,14 @@ def _of_slide(slide: StatesSummary) -> dict[str, Any]:
             }
         )
     profile = None if not slide.profile else profile_svg(slide.profile)
-    return {"slide": slide, "zones": zones, "missing": missing, "profile": profile}
+    whole = {row.state: row for row in slide.states if row.zone == "all"}
+    return {
+        "slide": slide,
+        "whole": [whole[state] for state in assessed],
+        "zones": zones,
+        "missing": missing,
+        "profile": profile,
+    }
 
 
 def gate_svg(gate: Gate) -> Markup:
@@ -97,7 +113,7 @@ def gate_svg(gate: Gate) -> Markup:
             _histogram(above, place, np.array(curve.reference_fraction), INK, str(curve.reference))
         above.set_ylabel("cells")
         above.set_yticks([])
-        above.legend(loc="upper right", fontsize=9)
+        above.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9)
         below.plot(place, fraction * 100, color=ACCENT)
         below.set_ylabel("% above")
         below.set_ylim(0, 100)

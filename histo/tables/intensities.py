@@ -1,4 +1,4 @@
-"""Where the tables of known programs keep the intensity of a marker, and HALO the thresholds it used."""
+"""Where the tables of known programs keep the intensity of a marker."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ _INFORM: Final[Mapping[Compartment, tuple[str, ...]]] = {
     "ring": ("membrane", "cytoplasm"),
     "cell": ("entire cell",),
 }
-_DYE: Final = re.compile(
-    r"Dye \d+:(?P<name>[^;]+);(?P<settings>.*?)(?=Dye \d+:|phenotype_name:|$)", re.DOTALL
-)
-_THRESHOLD: Final = re.compile(r"dye_(?P<part>nuclei|cyto|membrane)_positive_threshold:(?P<value>[-+.\deE]+)")
-_PARTS: Final = {"nuclei": "nucleus", "cyto": "cytoplasm", "membrane": "membrane"}
 
 
 def intensity_header(table: TableFile, fmt: Format, channel: str, compartment: Compartment) -> str | None:
@@ -52,16 +47,3 @@ def intensity_header(table: TableFile, fmt: Format, channel: str, compartment: C
         if len(found) == 1:
             return found[0]
     return None
-
-
-def halo_thresholds(inputs: str) -> dict[str, dict[str, float]]:
-    """Return HALO's thresholds by dye ("PD1 (Opal 650)") and compartment, from the column Analysis Inputs.
-
-    HALO calls a cell positive for a dye where any of its compartments is above its threshold.
-    """
-    return {
-        dye["name"].strip(): {
-            _PARTS[found["part"]]: float(found["value"]) for found in _THRESHOLD.finditer(dye["settings"])
-        }
-        for dye in _DYE.finditer(inputs)
-    }

@@ -8,7 +8,7 @@ from typing import Final
 
 from histo.errors import ConfigError
 from histo.measure.state.names import identities, identity, is_known
-from histo.measure.state.rules import Call, Rule, calls_in, parse_rule
+from histo.measure.state.rules import All, Call, Not, Rule, calls_in, parse_rule
 from histo.measure.state.summary import Gate
 from histo.measure.state.words import check_state_name, describe_state, label_of
 from histo.panel import Marker, StatesConfig
@@ -107,6 +107,20 @@ def why_not(rule: Rule, gates: Mapping[str, Gate]) -> str | None:
         if reason is not None:
             reasons.append(f"{call.column}: {reason}")
     return "; ".join(reasons) or None
+
+
+def negative_share_of(rule: Rule, gates: Mapping[str, Gate]) -> float:
+    """Return at most how many of the cells that are not in a state are counted as if they were, by its gates.
+
+    A cell that is not "A & B" lacks one of them, so that the larger share bounds both; for "A | B" they add
+    up. Of cells that are wrongly called negative nothing is known: "!" adds nothing.
+    """
+    if isinstance(rule, Call):
+        return 0.0 if rule.bright else gates[rule.marker].negative_share or 0.0
+    if isinstance(rule, Not):
+        return 0.0
+    shares = [negative_share_of(part, gates) for part in rule.parts]
+    return max(shares) if isinstance(rule, All) else min(sum(shares), 0.5)
 
 
 def why_no_call(call: Call, gate: Gate) -> str | None:

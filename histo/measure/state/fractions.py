@@ -21,11 +21,23 @@ Z: Final = "z"
 _MIN_BLOCKS: Final = 10
 
 
-def state_fraction(n_positive: int, n_cd8: int, *, min_cells: int, level: float) -> Estimate:
-    """Return the fraction of CD8+ cells in a state with its Wilson interval; NA below `min_cells`."""
+def state_fraction(
+    n_positive: int, n_cd8: int, *, negative_share: float = 0.0, min_cells: int, level: float
+) -> Estimate:
+    """Return the fraction of CD8+ cells in a state with its Wilson interval; NA below `min_cells`.
+
+    negative_share : of cells that are not in the state, so many are expected to be counted as if they were.
+        The lower limit p becomes (p - share) / (1 - share), not below 0 (Rogan 1978, Am J Epidemiol 107:71).
+    """
     if n_cd8 < min_cells:
         return Estimate.missing(OF_CD8, too_few(n_cd8, min_cells))
-    return wilson_fraction(n_positive, n_cd8, level, unit=OF_CD8)
+    return _allowing_for(wilson_fraction(n_positive, n_cd8, level, unit=OF_CD8), negative_share)
+
+
+def _allowing_for(fraction: Estimate, negative_share: float) -> Estimate:
+    assert fraction.low is not None
+    low = max(0.0, (fraction.low - negative_share) / (1 - negative_share))
+    return fraction.model_copy(update={"low": min(low, fraction.low)})
 
 
 def too_few(n_cd8: int, min_cells: int) -> str:
@@ -34,7 +46,12 @@ def too_few(n_cd8: int, min_cells: int) -> str:
 
 
 def clustered_fraction(
-    n_positive: NDArray[np.int64], n_cd8: NDArray[np.int64], *, min_cells: int, level: float
+    n_positive: NDArray[np.int64],
+    n_cd8: NDArray[np.int64],
+    *,
+    negative_share: float = 0.0,
+    min_cells: int,
+    level: float,
 ) -> Estimate:
     """Return a fraction with the interval of cells that are alike within blocks of tissue (beta-binomial).
 
@@ -45,6 +62,7 @@ def clustered_fraction(
     Parameters
     ----------
     n_positive, n_cd8 : (k,) of each block; those without CD8+ cells do not count.
+    negative_share : as in `state_fraction`.
     """
     x, n = (np.asarray(counts, np.float64)[np.asarray(n_cd8) > 0] for counts in (n_positive, n_cd8))
     total = float(n.sum())
@@ -61,7 +79,8 @@ def clustered_fraction(
         size = (total - float((n**2).sum()) / total) / (k - 1)
         rho = min(max((between - within) / (between + (size - 1) * within), 0.0), 1.0)
         effect = 1 + rho * (float((n**2).sum()) / total - 1)
-    return wilson_fraction(p * total / effect, total / effect, level, unit=OF_CD8)
+    fraction = wilson_fraction(p * total / effect, total / effect, level, unit=OF_CD8)
+    return _allowing_for(fraction, negative_share)
 
 
 def count_ratio(

@@ -21,10 +21,12 @@ from histo.panel import Marker, StatesConfig
 # A mixture is taken where it is far likelier than one population (Kass 1995, J Am Stat Assoc 90:773: "very
 # strong"), its components are apart (Ashman 1994) with a valley between them, and there are cells enough.
 MIN_BIC_GAIN: Final = 10.0
+# Less of a difference decides nothing (Kass 1995).
+UNDECIDED_BIC: Final = 2.0
 MIN_ASHMAN_D: Final = 2.0
 MAX_DIP: Final = 0.7
 MIN_CELLS_OF_MIXTURE: Final = 50
-MIN_CELLS_OF_COMPONENT: Final = 10
+MIN_CELLS_OF_COMPONENT: Final = 5
 # So many cells would have shown a positive population, were there one.
 MIN_CELLS_OF_ONE: Final = 200
 # Share of the variance that Otsu's two classes explain. One normal population has 2 / pi = 0.64.
@@ -34,6 +36,12 @@ MIN_CELLS_OF_OTSU: Final = 20
 EXPECTED_ABOVE_ONE: Final = 0.05
 # Share of the variance of being positive that is explained by which slide a cell is of.
 MAX_SHARE_BY_SLIDE: Final = 0.8
+# So much more of the CD8+ cells than of other nuclei lies above these where there is a positive population.
+MAX_EXCESS: Final = 0.02
+# What is allowed for as negative cells above a gate that was set without controls: at least so many, since no
+# tail is known to be normal that far out; as many as other nuclei, but no more than this of them.
+MIN_NEGATIVE_SHARE: Final = 0.001
+MAX_NEGATIVE_SHARE: Final = 0.01
 _CURVE_POINTS: Final = 50
 
 
@@ -43,7 +51,7 @@ class MarkerCells:
 
     cd8 : by slide, of the CD8+ cells of slides that are no controls.
     control : of the CD8+ cells of control slides. negative : of cells that are configured as negative by
-    lineage. other : of all other nuclei, for comparison; they set no gate.
+    lineage. other : of all other nuclei: of a marker that few of them carry, they tell what no staining is.
     """
 
     cd8: Sequence[Values]
@@ -70,9 +78,10 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
 
     In this order: control slides, cells that are negative by lineage (both: `negative_percentile` of them),
     the manual gate, a mixture of two populations where they are apart, Otsu's threshold where few cells are
-    split clearly. Where all cells are one population the gate is put above it, so that next to none is
-    positive, unless that population is brighter than other nuclei: then nothing tells whether all or none
-    are positive.
+    split clearly. Without any of these: where CD8+ cells are like other nuclei, or one population, the gate
+    is put above them, so that next to none is positive; where more of them than of other nuclei are bright,
+    it is put above the other nuclei; where all of them are brighter nothing tells whether all or none are
+    positive.
 
     Parameters
     ----------
@@ -100,7 +109,7 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
         found = (
             _Found("manual", manual)
             if manual is not None
-            else _unsupervised(marker.name, cells, pooled, seed)
+            else _unsupervised(marker, cells, pooled, config, seed)
         )
     share = None if found.threshold is None or not len(pooled) else _share(pooled, found.threshold)
     return _gate(marker, found, cells, pooled, share, config, manual=manual, flags=flags)
@@ -213,25 +222,26 @@ def _of_negatives(cells: MarkerCells, config: StatesConfig, flags: list[Flag], s
     return None
 
 
-def _unsupervised(name: str, cells: MarkerCells, pooled: Values, seed: int) -> _Found:
+def _unsupervised(
+    marker: Marker, cells: MarkerCells, pooled: Values, config: StatesConfig, seed: int
+) -> _Found:
     """Return the gate that the CD8+ cells of a batch give by themselves, or why they give none."""
     populations = fit_populations(pooled, seed)
     if populations is None or len(pooled) < MIN_CELLS_OF_OTSU:
-        why = (
-            f"only {len(pooled)} CD8+ cells"
-            if len(pooled) < MIN_CELLS_OF_OTSU
-            else "the intensities are all alike"
-        )
+        few = len(pooled) < MIN_CELLS_OF_OTSU
+        why = f"only {len(pooled)} CD8+ cells" if few else "the intensities are all alike"
         return _Found(None, None, f"{why}, and neither controls nor a manual gate")
     numbers = _numbers(populations)
     if _are_apart(populations):
-        return _of_mixture(name, cells, populations, numbers)
-    split = _otsu(pooled, populations.spread)
+        return _of_mixture(marker, cells, populations, numbers)
+    # What is apart and may be two: Otsu splits any single population, too.
+    two = populations.ashman_d >= MIN_ASHMAN_D and populations.bic_gain > -UNDECIDED_BIC
+    split = _otsu(pooled, populations.spread) if two and populations.dip <= MAX_DIP else None
     if split is not None:
         threshold, separability = split
         message = (
-            f"{name}: the gate is Otsu's threshold (separability {separability:.2f}), the least trusted way: "
-            "look at its curve, and give controls or a manual gate"
+            f"{marker.name}: the gate is Otsu's threshold (separability {separability:.2f}), the least "
+            "trusted way: look at its curve, and give controls or a manual gate"
         )
         return _Found(
             "Otsu",
@@ -239,24 +249,53 @@ def _unsupervised(name: str, cells: MarkerCells, pooled: Values, seed: int) -> _
             numbers={**numbers, "separability": separability},
             flags=(Flag(code="otsu_gate", message=message),),
         )
-    if len(pooled) < MIN_CELLS_OF_ONE:
+    others = fit_populations(cells.other, seed) if _compares(marker, cells) else None
+    like_others = others is not None and _are_like(pooled, cells.other, others)
+    if len(pooled) < (MIN_CELLS_OF_ONE if others is None else MIN_CELLS_OF_MIXTURE):
         reason = (
             f"{len(pooled)} CD8+ cells show no two populations, and are too few to say that there is only "
             "one: give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    if populations.bic_gain > MIN_BIC_GAIN and populations.ashman_d >= MIN_ASHMAN_D:
+    single = populations.single
+    centre, sd = _on_spread(populations, single.mean, single.sd, of_single=True)
+    if _is_above(cells.other, Scale(populations.spread), centre, sd):
         reason = (
-            f"no valley between the populations (Ashman's D {populations.ashman_d:.1f}): either two that "
-            "overlap or a single skewed one; give controls or a manual gate"
+            "all CD8+ cells are one population, brighter than other nuclei: nothing tells whether all or "
+            "none of them are positive; give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    return _of_one(name, cells, populations, numbers)
+    if others is not None and not like_others:
+        return _of_others(marker, cells, others, numbers, config)
+    if two and others is None:
+        reason = (
+            "the CD8+ cells are either two populations that overlap or a single skewed one (Ashman's D "
+            f"{populations.ashman_d:.1f}, no clear valley): give controls or a manual gate"
+        )
+        return _Found(None, None, reason, numbers=numbers)
+    return _of_one(marker, cells, populations, others, numbers)
 
 
-def _of_mixture(name: str, cells: MarkerCells, populations: Populations, numbers: dict[str, float]) -> _Found:
-    threshold = populations.crossing
-    lower = populations.lower
+def _compares(marker: Marker, cells: MarkerCells) -> bool:
+    """Tell whether other nuclei show what no staining looks like: most of them do not carry such a marker."""
+    return (
+        len(cells.other) >= MIN_CELLS_OF_ONE
+        and (marker.role in ("checkpoint", "state") or is_checkpoint(marker))
+        # Tumour cells divide.
+        and identity(marker.name) != "Ki67"
+    )
+
+
+def _are_like(pooled: Values, other: Values, others: Populations) -> bool:
+    """Tell whether CD8+ cells lie above the bulk of the other nuclei no more often than these themselves."""
+    threshold = others.above_single(0.01)
+    return _share(pooled, threshold) <= _share(other, threshold) + MAX_EXCESS
+
+
+def _of_mixture(
+    marker: Marker, cells: MarkerCells, populations: Populations, numbers: dict[str, float]
+) -> _Found:
+    name, threshold, lower = marker.name, populations.crossing, populations.lower
     flags = []
     positive = [values > threshold for values in cells.cd8 if len(values)]
     if len(positive) > 1 and _share_by_slide(positive) > MAX_SHARE_BY_SLIDE:
@@ -271,40 +310,69 @@ def _of_mixture(name: str, cells: MarkerCells, populations: Populations, numbers
             "positive, and the brighter one bright"
         )
         flags.append(Flag(code="dim_population_above_others", message=message))
+    if (
+        _compares(marker, cells)
+        and _share(cells.other, threshold) >= _share(np.concatenate(cells.cd8), threshold) - MAX_EXCESS
+    ):
+        message = (
+            f"{name}: {_share(cells.other, threshold):.1%} of other nuclei lie above the gate too: it may be "
+            "background that makes two populations"
+        )
+        flags.append(Flag(code="others_above_gate", message=message))
     place = float(populations.scale.of(np.array([threshold]))[0])
+    expected = max(float(norm.sf(place, lower.mean, lower.sd)), MIN_NEGATIVE_SHARE)
+    if _compares(marker, cells):
+        # The tail of real negative cells is longer than a normal one; some other nuclei may be positive.
+        expected = max(expected, min(_share(cells.other, threshold), MAX_NEGATIVE_SHARE))
     return _Found(
         "mixture",
         threshold,
-        negative_share=float(norm.sf(place, lower.mean, lower.sd)),
+        negative_share=expected,
         numbers=numbers,
         flags=tuple(flags),
     )
 
 
-def _of_one(name: str, cells: MarkerCells, populations: Populations, numbers: dict[str, float]) -> _Found:
-    single = populations.single
-    centre, sd = _on_spread(populations, single.mean, single.sd, of_single=True)
-    if _is_above(cells.other, Scale(populations.spread), centre, sd):
-        reason = (
-            "all CD8+ cells are one population, brighter than other nuclei: nothing tells whether all or "
-            "none of them are positive; give controls or a manual gate"
-        )
-        return _Found(None, None, reason, numbers=numbers)
+def _of_others(
+    marker: Marker, cells: MarkerCells, others: Populations, numbers: dict[str, float], config: StatesConfig
+) -> _Found:
+    """Return a gate above other nuclei, where more of the CD8+ cells lie above it but form no population."""
+    tail = 1 - config.negative_percentile / 100
+    message = (
+        f"{marker.name}: the CD8+ cells show no two populations that are apart, but more of them than of "
+        "other nuclei are bright. The gate lies above the other nuclei, as if these were negative by lineage: "
+        "look at its curve, and give controls or a manual gate"
+    )
+    return _Found(
+        "other nuclei",
+        others.above_single(tail),
+        negative_share=max(tail, min(_share(cells.other, others.above_single(tail)), MAX_EXCESS)),
+        n_reference=len(cells.other),
+        numbers=numbers,
+        flags=(Flag(code="gate_from_other_nuclei", message=message),),
+    )
+
+
+def _of_one(
+    marker: Marker,
+    cells: MarkerCells,
+    populations: Populations,
+    others: Populations | None,
+    numbers: dict[str, float],
+) -> _Found:
+    """Return a gate above the only population; `others` are those of other nuclei that are like it."""
     n_cells = sum(len(values) for values in cells.cd8)
     tail = EXPECTED_ABOVE_ONE / n_cells
-    against = (
-        ""
-        if len(cells.other) >= MIN_CELLS_OF_ONE
-        else ", and there were no other nuclei to compare them with"
-    )
+    threshold = max(fit.above_single(tail) for fit in (populations, others) if fit is not None)
+    compared = "" if len(cells.other) >= MIN_CELLS_OF_ONE else ", with no other nuclei to compare them with"
     message = (
-        f"{name}: no positive population was seen among {n_cells} CD8+ cells. All are taken as negative, the "
-        f"gate lies above them{against}"
+        f"{marker.name}: no positive population was seen among {n_cells} CD8+ cells{compared}. All are taken "
+        "as negative, the gate lies above their bulk"
     )
     return _Found(
         "one population",
-        populations.above_single(tail),
-        negative_share=tail,
+        threshold,
+        negative_share=max(tail, MIN_NEGATIVE_SHARE),
         numbers=numbers,
         flags=(Flag(code="no_positive_population", message=message),),
     )
@@ -347,7 +415,7 @@ def _otsu(values: Values, spread: float) -> tuple[float, float] | None:
     cut = float(threshold_otsu(places))  # type: ignore[no-untyped-call]
     above = places > cut
     share = float(above.mean())
-    if min(above.sum(), (~above).sum()) < MIN_CELLS_OF_COMPONENT / 2:
+    if min(above.sum(), (~above).sum()) < MIN_CELLS_OF_COMPONENT:
         return None
     between = share * (1 - share) * (places[above].mean() - places[~above].mean()) ** 2
     separability = float(between / places.var())

@@ -14,9 +14,9 @@ from sklearn.mixture import GaussianMixture
 Values = NDArray[np.float64]
 
 # More cells do not move a gate, only the time it takes.
-_MAX_CELLS: Final = 8_000
-# From all but logarithmic to all but linear, in units of the spread of the values.
-_COFACTORS: Final = (0.1, 0.3, 1.0, 4.0)
+_MAX_CELLS: Final = 5_000
+# From nearly logarithmic to all but linear, in units of the spread of the values.
+_COFACTORS: Final = (0.3, 1.0, 4.0)
 # Where a scale begins: at 0, or at the lowest values, for background that was over- or undersubtracted.
 _ORIGINS: Final = (None, 0.01)
 _STARTS: Final = (0.05, 0.3, 0.7)
@@ -97,7 +97,7 @@ def fit_populations(values: Values, seed: int = 0) -> Populations | None:
 
     Parameters
     ----------
-    values : (n,) finite intensities; of more than 8,000 a sample is taken.
+    values : (n,) finite intensities; of more than 5,000 a sample is taken.
     seed : of the sample.
 
     Returns

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from histo import __version__
 from histo.measure.density import PER_MM2, poisson_density, zone_density
-from histo.measure.state.definitions import PROGENITOR, TERMINAL, State, why_no_call, why_not
+from histo.measure.state.definitions import (
+    PROGENITOR,
+    TERMINAL,
+    State,
+    negative_share_of,
+    why_no_call,
+    why_not,
+)
 from histo.measure.state.fractions import (
     H_SCORE,
     LOAD,
@@ -141,6 +148,10 @@ def states_of_slide(
     by_marker = {gate.identity: gate for gate in gates}
     frame = state_frame(cells, gates, states)
     reasons = {state.name: why_not(state.rule, by_marker) for state in states}
+    shares = {
+        state.name: 0.0 if reasons[state.name] else negative_share_of(state.rule, by_marker)
+        for state in states
+    }
     in_zone: dict[StateZone, NDArray[np.bool_]] = {
         zone: np.ones(len(cells), bool) if zone == "all" else cells.zone == zone for zone in STATE_ZONES
     }
@@ -148,8 +159,11 @@ def states_of_slide(
     for zone in STATE_ZONES:
         for state in states:
             called = None if reasons[state.name] else frame[state.name]
+            share = shares[state.name]
             rows.append(
-                _in_zone(state.name, zone, cells, in_zone[zone], called, reasons[state.name], areas, limits)
+                _in_zone(
+                    state.name, zone, cells, in_zone[zone], called, share, reasons[state.name], areas, limits
+                )
             )
     return (
         StatesSummary(
@@ -162,7 +176,7 @@ def states_of_slide(
                 if gate.marker in cells.values
             },
             states=rows,
-            profile=_profile(cells, frame, states, reasons, areas, limits),
+            profile=_profile(cells, frame, states, reasons, shares, areas, limits),
             measures=[
                 _measures(zone, cells, in_zone[zone], frame, gates, areas, limits) for zone in STATE_ZONES
             ],
@@ -178,6 +192,7 @@ def _in_zone(
     cells: StateCells,
     inside: NDArray[np.bool_],
     called: Any,
+    share: float,
     reason: str | None,
     areas: Areas,
     limits: Limits,
@@ -212,8 +227,12 @@ def _in_zone(
         n_cd8=n_cd8,
         n_positive=n_positive,
         area_mm2=area,
-        fraction=state_fraction(n_positive, n_cd8, min_cells=limits.min_cd8_cells, level=limits.level),
-        fraction_by_blocks=clustered_fraction(*blocks, min_cells=limits.min_cd8_cells, level=limits.level),
+        fraction=state_fraction(
+            n_positive, n_cd8, negative_share=share, min_cells=limits.min_cd8_cells, level=limits.level
+        ),
+        fraction_by_blocks=clustered_fraction(
+            *blocks, negative_share=share, min_cells=limits.min_cd8_cells, level=limits.level
+        ),
         density=density,
     )
 
@@ -228,6 +247,7 @@ def _profile(
     frame: pd.DataFrame,
     states: Sequence[State],
     reasons: Mapping[str, str | None],
+    shares: Mapping[str, float],
     areas: Areas,
     limits: Limits,
 ) -> list[StateAtDistance] | None:
@@ -252,7 +272,11 @@ def _profile(
                     n_positive=n_positive,
                     area_mm2=area,
                     fraction=state_fraction(
-                        n_positive, n_cd8, min_cells=limits.min_cd8_cells, level=limits.level
+                        n_positive,
+                        n_cd8,
+                        negative_share=shares[state.name],
+                        min_cells=limits.min_cd8_cells,
+                        level=limits.level,
                     ),
                     density=poisson_density(n_positive, area, limits.level),
                 )

@@ -12,7 +12,14 @@ StateZone = Literal["all"] | Zone
 STATE_ZONES: Final[tuple[StateZone, ...]] = ("all", *ZONES)
 # In order of trust; "table": cells were called by the program that wrote the table.
 GateMethod = Literal[
-    "control slides", "negative cells", "manual", "table", "mixture", "one population", "Otsu"
+    "control slides",
+    "negative cells",
+    "manual",
+    "table",
+    "mixture",
+    "Otsu",
+    "other nuclei",
+    "one population",
 ]
 
 

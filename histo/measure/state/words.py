@@ -14,9 +14,7 @@ from histo.measure.state.names import CHECKPOINTS
 from histo.measure.state.rules import Rule, conjunction
 
 _COMPATIBLE: Final = ("TIM-3", "LAG-3", "TOX", "CD39")
-_FORBIDDEN: Final = re.compile(
-    r"exhaust(?!ion[- ]compatible)|dysfunction|\bt?p?ex\b|\btp?ex|anerg|senescen", re.I
-)
+_FORBIDDEN: Final = re.compile(r"exhaust(?!ion[- ]compatible)|dysfunction|\bt-?p?ex\b|anerg|senescen", re.I)
 LIMITS: Final = (
     "Markers on an image show which molecules a cell carries, not what it can do. PD-1 alone is found on "
     "activated cells as well. Exhaustion-compatible means that the markers of a cell fit exhaustion, which "

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_states import intensities
+
+from histo.measure.state.fractions import state_fraction
+from histo.measure.state.gates import MarkerCells, set_gate, table_gate
+from histo.measure.state.mixture import fit_populations
+from histo.measure.state.summary import Gate
+from histo.panel import Marker, StatesConfig
+
+PD1 = Marker(name="PD-1", channel="Cy5", role="checkpoint")
+
+
+def gate_of(*cd8: Any, config: StatesConfig | None = None, marker: Marker = PD1, **others: Any) -> Gate:
+    return set_gate(marker, MarkerCells(list(cd8), **others), config or StatesConfig())
+
+
+def codes(gate: Gate) -> set[str]:
+    return {flag.code for flag in gate.flags}
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("bleed", [0.0, 0.03])
+def test_known_fractions_are_found_without_controls(fraction: float, seed: int, bleed: float) -> None:
+    values, positive = intensities(1200, fraction, seed, bleed=bleed)
+    other, _ = intensities(3000, 0.0, seed + 100, bleed=bleed)
+    gate = gate_of(values, other=other)
+    assert gate.fraction == pytest.approx(fraction, abs=0.03)
+    assert gate.fraction == pytest.approx(positive.mean(), abs=0.02)
+    interval = state_fraction(
+        round(gate.fraction * 1200), 1200, negative_share=gate.negative_share, min_cells=20, level=0.95
+    )
+    assert interval.low <= fraction <= interval.high
+    assert gate.method == ("mixture" if fraction else "one population")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 0.5])
+def test_known_fractions_are_found_with_controls(fraction: float) -> None:
+    values, positive = intensities(1200, fraction, 3)
+    control, _ = intensities(2000, 0.0, 4)
+    by_slide = gate_of(values, control=control)
+    by_lineage = gate_of(values, negative=control)
+    for gate in (by_slide, by_lineage):
+        assert gate.fraction == pytest.approx(positive.mean(), abs=0.03)
+        assert (gate.negative_share, gate.n_reference) == (pytest.approx(0.01), 2000)
+        assert np.mean(control > gate.threshold) == pytest.approx(0.01, abs=1e-3)
+    assert (by_slide.method, by_lineage.method) == ("control slides", "negative cells")
+
+
+def test_without_a_positive_population_nothing_is_invented() -> None:
+    for seed in range(6):
+        values, _ = intensities(600, 0.0, seed)
+        gate = gate_of(values)
+        assert gate.method in ("one population", None), gate
+        assert gate.fraction is None or gate.fraction <= 0.01
+        assert gate.method is None or "no_positive_population" in codes(gate)
+
+
+def test_a_negative_slide_keeps_its_fraction_under_the_gate_of_its_batch() -> None:
+    slides = [intensities(600, fraction, 20 + i)[0] for i, fraction in enumerate((0.5, 0.0, 0.3))]
+    gate = gate_of(*slides)
+    assert gate.method == "mixture"
+    assert np.mean(slides[1] > gate.threshold) <= 0.015
+    assert np.mean(slides[0] > gate.threshold) == pytest.approx(0.5, abs=0.05)
+
+
+def test_two_sets_of_slides_are_flagged() -> None:
+    dim, bright = (intensities(400, 0.0, seed)[0] for seed in (31, 32))
+    assert "populations_are_slides" in codes(gate_of(dim, bright + 120.0))
+    assert "populations_are_slides" not in codes(gate_of(*[intensities(400, 0.4, s)[0] for s in (33, 34)]))
+
+
+def test_one_bright_population_is_not_called_negative() -> None:
+    values, _ = intensities(600, 1.0, 5)
+    other, _ = intensities(3000, 0.0, 6)
+    gate = gate_of(values, other=other)
+    assert gate.threshold is None
+    assert "brighter than other nuclei" in str(gate.not_assessable)
+
+
+def test_controls_go_before_a_manual_gate_which_is_told() -> None:
+    values, _ = intensities(600, 0.3, 7)
+    control, _ = intensities(500, 0.0, 8)
+    config = StatesConfig(gates={"PD1": 40.0})
+    assert (gate_of(values, config=config).method, gate_of(values, config=config).threshold) == (
+        "manual",
+        40.0,
+    )
+    gate = gate_of(values, config=config, control=control)
+    assert (gate.method, gate.manual_threshold) == ("control slides", 40.0)
+    assert "manual_gate_not_used" in codes(gate)
+
+
+def test_too_few_controls_are_not_used() -> None:
+    values, _ = intensities(600, 0.3, 9)
+    gate = gate_of(values, control=intensities(99, 0.0, 10)[0])
+    assert gate.method == "mixture"
+    assert "too_few_negatives" in codes(gate)
+    assert gate_of(values, control=intensities(100, 0.0, 10)[0]).method == "control slides"
+
+
+def test_negatives_that_hold_positives_are_flagged() -> None:
+    values, _ = intensities(600, 0.3, 11)
+    gate = gate_of(values, negative=intensities(2000, 0.05, 12)[0])
+    assert "negatives_hold_positives" in codes(gate)
+
+
+def test_few_cells_give_no_gate_but_a_clear_split() -> None:
+    assert gate_of(intensities(15, 0.5, 13)[0]).not_assessable == (
+        "only 15 CD8+ cells, and neither controls nor a manual gate"
+    )
+    values, positive = intensities(40, 0.5, 14, contrast=3.0)
+    gate = gate_of(values)
+    assert gate.method == "Otsu"
+    assert "otsu_gate" in codes(gate)
+    assert gate.fraction == pytest.approx(positive.mean(), abs=0.03)
+    assert "too few to say" in str(gate_of(intensities(120, 0.0, 15)[0]).not_assessable)
+
+
+def test_cells_that_are_all_alike_give_no_gate() -> None:
+    assert gate_of(np.zeros(500)).threshold is None
+    assert gate_of(np.empty(0)).threshold is None
+
+
+def test_missing_intensities_change_nothing() -> None:
+    values, _ = intensities(600, 0.3, 16)
+    holes = np.insert(values, 100, np.nan)
+    assert gate_of(holes) == gate_of(values)
+
+
+def test_bright_gates_and_why_there_is_none() -> None:
+    values, _ = intensities(600, 0.3, 17)
+    control, _ = intensities(500, 0.0, 18)
+    assert "neither" in str(gate_of(values).bright_not_assessable)
+    manual = gate_of(values, config=StatesConfig(bright_gates={"PD-1": 120.0}))
+    assert (manual.bright_threshold, manual.bright_method) == (120.0, "manual")
+    low = gate_of(values, config=StatesConfig(bright_gates={"PD-1": 1.0}))
+    assert "is not above the gate" in str(low.bright_not_assessable)
+    config = StatesConfig(bright_multiples={"PD-1": 4.0})
+    assert "only where the gate comes from controls" in str(
+        gate_of(values, config=config).bright_not_assessable
+    )
+    multiple = gate_of(values, config=config, control=control)
+    assert multiple.bright_threshold == pytest.approx(4 * multiple.threshold)
+
+
+def test_the_curve_falls_and_holds_the_gate() -> None:
+    values, _ = intensities(600, 0.3, 19)
+    gate = gate_of(values, other=intensities(900, 0.0, 20)[0])
+    assert gate.curve is not None
+    assert len(gate.curve.threshold) == len(gate.curve.fraction) == 50
+    assert (np.diff(gate.curve.threshold) > 0).all()
+    assert (np.diff(gate.curve.fraction) <= 0).all()
+    assert gate.curve.fraction[gate.curve.threshold.index(gate.threshold)] == pytest.approx(gate.fraction)
+    assert gate.curve.reference == "other nuclei"
+
+
+def test_the_calls_of_a_table_are_recorded() -> None:
+    gate = table_gate(PD1, [np.array([True, False, False, False])], MarkerCells([]), StatesConfig())
+    assert (gate.method, gate.threshold, gate.fraction, gate.n_cells) == ("table", None, 0.25, 4)
+
+
+def test_ashmans_d_of_two_known_populations() -> None:
+    """D of N(0, 1) and N(6, 1) is 6 (Ashman 1994, Astron J 108:2348)."""
+    rng = np.random.default_rng(0)
+    populations = fit_populations(np.r_[rng.normal(0, 1, 2000), rng.normal(6, 1, 2000)])
+    assert populations is not None
+    assert populations.ashman_d == pytest.approx(6, abs=0.4)
+    assert populations.crossing == pytest.approx(3, abs=0.3)
+    assert populations.dip < 0.1
+
+
+def test_a_gate_does_not_depend_on_the_unit() -> None:
+    values, _ = intensities(600, 0.3, 21)
+    one, thousand = gate_of(values), gate_of(1000 * values)
+    assert thousand.fraction == one.fraction
+    assert thousand.threshold == pytest.approx(1000 * one.threshold, rel=1e-3)
