@@ -63,22 +63,24 @@ def state_answers(states: StatesResults, summary: CohortSummary) -> list[str]:
         return [state_answer(declared, summary)]
     if not states.states:
         return ["No state could be assessed."]
-    found = [
-        state
-        for state in states.states
-        if (p := state.fractions[0].comparison.p_adjusted) is not None and p < 0.05
-    ]
-    n = len(states.states)
-    many = (
-        f"{n} state{'s' if n > 1 else ''} of CD8+ cells, none declared first: fractions of all assessed "
-        "tissue"
-    )
+    many = f"States of CD8+ cells: {len(states.states)}, none declared first"
+    adjusted = [state.fractions[0].comparison.p_adjusted for state in states.states]
+    if all(p is None for p in adjusted):
+        first = states.states[0].fractions[0].comparison
+        reason = first.not_assessable or first.shift.not_assessable
+        return [
+            f"{many}. None could be tested in all assessed tissue (of {states.states[0].state}: {reason})."
+        ]
+    found = [state for state, p in zip(states.states, adjusted, strict=True) if p is not None and p < 0.05]
     if not found:
         return [
-            f"{many} do not differ between the sites after adjustment, which is not evidence that they do "
-            "not."
+            f"{many}. Of no fraction in all assessed tissue is a difference between the sites shown after "
+            "adjustment, which is not evidence that there is none."
         ]
-    return [f"{many} differ, after adjustment, in {len(found)}.", *(state_answer(s, summary) for s in found)]
+    return [
+        f"{many}. After adjustment, fractions in all assessed tissue differ for {len(found)}.",
+        *(state_answer(state, summary) for state in found),
+    ]
 
 
 def state_answer(state: StateResults, summary: CohortSummary) -> str:
