@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from histo.cohort.simulate import KATHER, METASTASIS, PRIMARY, CohortTruth, simulate_cohort
 from histo.cohort.statistics.bootstrap import bootstrap_groups
-from histo.cohort.statistics.count_model import CountModel, fit_count_model
+from histo.cohort.statistics.count_model import fit_count_model
 from histo.cohort.statistics.permutation import permutation_test
+from histo.cohort.statistics.site_by_zone import SiteByZoneModel
 from histo.cohort.statistics.two_groups import compare_paired, compare_unpaired
 from histo.measure.summary import Estimate
 
@@ -151,7 +152,7 @@ def model_truth(case: Case) -> dict[str, float]:
         return {
             f"{kind} {ratio.zone}": ratio.ratio.value or float("nan")
             for kind, found in (
-                ("interaction of", model.exclusion_ratios),
+                ("interaction of", model.interactions),
                 ("site ratio in", model.site_ratios),
             )
             for ratio in found
@@ -212,7 +213,7 @@ def rank_replicate(case: Case, x: Array, y: Array, truth: dict[str, float], seed
     return found
 
 
-def fit_frame(case: Case, frame: pd.DataFrame) -> CountModel:
+def fit_frame(case: Case, frame: pd.DataFrame) -> SiteByZoneModel:
     return fit_count_model(
         frame["n_cd8"],
         frame["area_mm2"],
@@ -230,7 +231,7 @@ def model_replicate(case: Case, frame: pd.DataFrame, truth: dict[str, float]) ->
         for test in (model.wald, model.likelihood_ratio, model.robust_wald):
             if test is not None:
                 found[f"{test.kind} test"] = rejects(test.p_value)
-    ratios = [("interaction of core", model.exclusion_ratios), ("site ratio in core", model.site_ratios)]
+    ratios = [("interaction of core", model.interactions), ("site ratio in core", model.site_ratios)]
     for name, by_zone in ratios:
         (core,) = (ratio for ratio in by_zone if ratio.zone == "core")
         found[name] = holds(core.ratio, truth[name])

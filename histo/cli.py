@@ -105,7 +105,9 @@ def infer(
 def cohort(
     source: Annotated[
         Path,
-        typer.Argument(help="Results folder of infer; or a table of another program, or a folder of such."),
+        typer.Argument(
+            help="Results folder of infer or states; or a table of another program, or a folder of such."
+        ),
     ],
     manifest: Annotated[
         Path | None,
@@ -126,6 +128,10 @@ def cohort(
     mapping: Annotated[
         Path | None, typer.Option(help="YAML: what columns, classes and zones of a table mean.")
     ] = None,
+    states: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `histo states` of this table; default: looked for in SOURCE."),
+    ] = None,
     settings: SetOption = None,
 ) -> None:
     """Compare metastases with primary tumours; write cohort.html, cohort.json and cohort_patients.csv."""
@@ -145,6 +151,7 @@ def cohort(
         table_format=table_format,
         mpp=mpp,
         mapping=None if mapping is None else read_settings(TableMapping, mapping, ()),
+        states=states,
     )
     console = Console()
     for line in headlines(summary):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,23 +17,30 @@ from histo.cohort.margins import fits, with_margins
 from histo.cohort.patients import lesion_names, patient_values
 from histo.cohort.phenotypes import phenotype_shares, pooled_cutoff
 from histo.cohort.profiles import site_profiles
+from histo.cohort.states import check_primary_state, compare_states
 from histo.cohort.statistics.multiplicity import benjamini_hochberg, holm
 from histo.cohort.summary import (
     SITES,
     CohortSummary,
+    Comparison,
     Design,
     Exclusion,
+    FractionModel,
     PhenotypeShares,
     Sensitivity,
     Site,
     SiteCount,
     StainResults,
+    StateResults,
+    StatesResults,
 )
 from histo.cohort.table import CohortTable
 from histo.errors import ConfigError
 from histo.measure.catalogue import DENSITIES, EXCLUSION
 from histo.measure.measure import Measure
 from histo.measure.summary import ZONES, DistanceBin, Estimate
+
+_Tested = TypeVar("_Tested", Comparison, FractionModel)
 
 _NO_STAIN = "CD8"
 _NO_RATIO = "no tumour core or no outer margin: not in the ratio of the two"
@@ -53,6 +61,7 @@ def analyse_cohort(table: CohortTable, config: CohortConfig) -> CohortSummary:
             f"primary_measure {config.primary_measure!r} is not in this cohort",
             fix=f"Name one of {', '.join(measure.name for measure in measures)}",
         )
+    check_primary_state(table.states, config)
     if not placed.any():
         raise ConfigError(
             f"no slide of {table.source} has a patient and a site: there is nothing to compare",
@@ -68,6 +77,7 @@ def analyse_cohort(table: CohortTable, config: CohortConfig) -> CohortSummary:
         source=table.source,
         manifest=table.manifest,
         primary_measure=config.primary_measure,
+        primary_state=config.primary_state,
         confidence_level=config.confidence_level,
         seed=config.seed,
         bootstrap_samples=config.bootstrap_samples,
@@ -143,7 +153,17 @@ def _stain(
         subgroups=subgroups(placed, told, _declared(measures, config), design, config),
         sensitivity=() if isinstance(sensitivity, str) else sensitivity,
         sensitivity_not_assessable=sensitivity if isinstance(sensitivity, str) else None,
+        states=_states(placed, table, config),
     )
+
+
+def _states(placed: pd.DataFrame, table: CohortTable, config: CohortConfig) -> StatesResults | None:
+    states = None if table.states is None else table.states.of_slides(placed["slide_id"].tolist())
+    if states is None:
+        return None
+    with_states = placed[placed["slide_id"].isin(states.counts["slide_id"])]
+    design, reason, _ = choose_design(with_states, config)
+    return compare_states(with_states, states, (design, reason), config, len(placed) - len(with_states))
 
 
 def _is_known(placed: pd.DataFrame, measure: Measure, config: CohortConfig) -> bool:
@@ -243,20 +263,46 @@ def _sensitivity(
 
 
 def _with_adjusted(results: Sequence[StainResults]) -> tuple[StainResults, ...]:
-    """Adjust p values over all stains: the declared measure after Holm, the others Benjamini-Hochberg."""
-    every = [c for stain in results for c in stain.comparisons]
-    declared = [c.p if c.is_primary_measure else None for c in every]
-    others = [None if c.is_primary_measure else c.p for c in every]
-    adjusted = iter(
-        one if one is not None else other
-        for one, other in zip(holm(declared), benjamini_hochberg(others), strict=True)
-    )
+    """Adjust p values over all stains: what was declared after Holm, the others Benjamini-Hochberg.
+
+    Measures of place, fractions by state and zone, and the two models of each state are families of their
+    own; the declared measure and the declared state are one.
+    """
+    places = [c for stain in results for c in stain.comparisons]
+    states = [state for stain in results if stain.states for state in stain.states.states]
+    fractions = [fraction.comparison for state in states for fraction in state.fractions]
+    declared = iter(holm([c.p if c.is_primary_measure else None for c in (*places, *fractions)]))
+    # By the record itself: two of them may be equal.
+    adjusted: dict[int, float | None] = {}
+    for family in (places, fractions):
+        others = benjamini_hochberg([None if c.is_primary_measure else c.p for c in family])
+        adjusted |= {
+            id(c): one if (one := next(declared)) is not None else other
+            for c, other in zip(family, others, strict=True)
+        }
+    for models in ([state.overall for state in states], [state.by_zone for state in states]):
+        found = benjamini_hochberg([model.p for model in models])
+        adjusted |= {id(model): p for model, p in zip(models, found, strict=True)}
+
+    def of(record: _Tested) -> _Tested:
+        return record.model_copy(update={"p_adjusted": adjusted[id(record)]})
+
+    def of_state(state: StateResults) -> StateResults:
+        by_zone = tuple(
+            fraction.model_copy(update={"comparison": of(fraction.comparison)})
+            for fraction in state.fractions
+        )
+        models = {"overall": of(state.overall), "by_zone": of(state.by_zone)}
+        return state.model_copy(update={"fractions": by_zone, **models})
+
     return tuple(
         stain.model_copy(
             update={
-                "comparisons": tuple(
-                    c.model_copy(update={"p_adjusted": next(adjusted)}) for c in stain.comparisons
-                )
+                "comparisons": tuple(of(c) for c in stain.comparisons),
+                "states": stain.states
+                and stain.states.model_copy(
+                    update={"states": tuple(of_state(state) for state in stain.states.states)}
+                ),
             }
         )
         for stain in results

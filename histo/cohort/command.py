@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 from histo.cohort.analysis import analyse_cohort
 from histo.cohort.config import CohortConfig
 from histo.cohort.manifest import Manifest
 from histo.cohort.of_cells import cohort_of_cells
+from histo.cohort.of_states import cohort_of_states
 from histo.cohort.of_zones import cohort_of_zones
 from histo.cohort.report import write_cohort_report
-from histo.cohort.summary import CohortSummary
+from histo.cohort.states_table import has_states, read_states
+from histo.cohort.summary import CohortSummary, Comparison, StatesResults
 from histo.cohort.table import CohortTable, check_covariates, cohort_of_results
-from histo.cohort.words import answer
+from histo.cohort.words import answer, state_answers
 from histo.errors import ConfigError
 from histo.results.atomic import replacing, write_text
 from histo.results.slides_table import for_csv
@@ -32,20 +35,25 @@ def analyse(
     table_format: Format | None = None,
     mpp: float | None = None,
     mapping: TableMapping | None = None,
+    states: Path | None = None,
 ) -> CohortSummary:
     """Read a cohort, compare its sites, and write `cohort.json`, `cohort.html` and `cohort_patients.csv`.
 
     Parameters
     ----------
-    source : a results folder of `histo infer`, or a table of another program, or a folder of such.
+    source : a results folder of `histo infer` or `histo states`, or a table of another program, or a folder
+        of such.
     out : folder to write to; made where it does not exist.
     table_format, mpp, mapping : of tables of others, see `histo.tables.open.open_table`.
+    states : folder of `histo states` with the states of the source's slides; None looks into the source.
 
     Raises
     ------
     HistoError : the source cannot be read, nothing can be compared, or the output not be written.
     """
     table = read_cohort(source, manifest, table_format=table_format, mpp=mpp, mapping=mapping)
+    if states is not None:
+        table = replace(table, states=read_states(states))
     return write_cohort(table, out, config)
 
 
@@ -68,6 +76,8 @@ def read_cohort(
                 fix="Leave out --format, --mpp and --mapping",
             )
         return cohort_of_results(source, manifest)
+    if has_states(source):
+        return cohort_of_states(source, manifest)
     read = open_table(source, format=table_format, mpp=mpp, mapping=mapping)
     if isinstance(read, ZoneTable):
         return cohort_of_zones(read, source, manifest)
@@ -89,6 +99,10 @@ def write_cohort(table: CohortTable, out: Path, config: CohortConfig) -> CohortS
     return summary
 
 
+def _fractions(states: StatesResults) -> list[Comparison]:
+    return [fraction.comparison for state in states.states for fraction in state.fractions]
+
+
 def headlines(summary: CohortSummary) -> list[str]:
     """Say for each stain who was compared, and what the declared measure shows."""
     lines = []
@@ -99,6 +113,8 @@ def headlines(summary: CohortSummary) -> list[str]:
             f"{stain.stain}: {n['primary']} patients with primary, {n['metastasis']} with metastasis, "
             f"{stain.design}. {answer(stain, declared, summary.confidence_level)}"
         )
+        if stain.states is not None:
+            lines += [f"{stain.stain}: {line}" for line in state_answers(stain.states, summary)]
     return lines
 
 
@@ -108,7 +124,8 @@ def _write_patients(path: Path, summary: CohortSummary) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("stain", "measure", "unit", "patient", "site", "value"))
         for stain in summary.stains:
-            for comparison in stain.comparisons:
+            fractions = () if stain.states is None else _fractions(stain.states)
+            for comparison in (*stain.comparisons, *fractions):
                 for value in comparison.values:
                     writer.writerow(
                         (

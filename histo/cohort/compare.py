@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,12 +46,37 @@ def compare(slides: pd.DataFrame, measure: Measure, design: Design, config: Coho
     slides : rows of one stain of a `CohortTable`, all with patient and site.
     """
     values = patient_values(slides, measure, config.log_offset_per_mm2)
-    left_out: tuple[Exclusion, ...] = ()
+    return compare_values(values, measure, design, config, declared=measure.name == config.primary_measure)
+
+
+def compare_values(
+    values: pd.DataFrame,
+    measure: Measure,
+    design: Design,
+    config: CohortConfig,
+    *,
+    declared: bool,
+    no_value: Sequence[Exclusion] = (),
+) -> Comparison:
+    """Compare the sites in the values of patients; see `compare`.
+
+    Parameters
+    ----------
+    values : as `patient_values` returns them.
+    declared : whether this is one of the study's questions.
+    no_value : patients without a value at a site, and why.
+    """
+    left_out = tuple(no_value)
     n_pairs = None
     if design == "paired":
         pairs = pair_by_patient(values["patient"].tolist(), values["site"].tolist(), values["value"])
         values = values[values["patient"].isin(pairs.patients)]
-        left_out = tuple(Exclusion(name=name, reason=reason) for name, reason in pairs.left_out.items())
+        known = {row.name for row in left_out}
+        left_out += tuple(
+            Exclusion(name=name, reason=reason)
+            for name, reason in pairs.left_out.items()
+            if name not in known
+        )
         n_pairs = len(pairs.patients)
     # Sorted by patient, so that pairs lie at the same place.
     groups = {site: values[values["site"] == site].sort_values("patient") for site in SITES}
@@ -82,7 +108,7 @@ def compare(slides: pd.DataFrame, measure: Measure, design: Design, config: Coho
         unit=measure.unit,
         scale=measure.scale,
         scale_offset=measure.offset,
-        is_primary_measure=measure.name == config.primary_measure,
+        is_primary_measure=declared,
         design=design,
         groups=tuple(_group(site, groups[site]) for site in SITES),
         n_pairs=n_pairs,
@@ -100,7 +126,7 @@ def compare(slides: pd.DataFrame, measure: Measure, design: Design, config: Coho
         p=found.p,
         p_permutation=permuted.p_value,
         p_adjusted=None,
-        adjustment="Holm" if measure.name == config.primary_measure else "Benjamini-Hochberg",
+        adjustment="Holm" if declared else "Benjamini-Hochberg",
         not_assessable=found.reason,
     )
 

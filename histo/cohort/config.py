@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from histo.measure.state.summary import StateZone
+
 
 class CohortConfig(BaseModel):
     """Settings of `histo cohort`; the measure to be tested first is declared here, before looking."""
@@ -15,6 +17,11 @@ class CohortConfig(BaseModel):
     title: str = "CD8+ T cells in metastases and primary tumours"
     # The measure whose test is the study's question; its p values are adjusted after Holm over the stains.
     primary_measure: str = "log2_core_outer"
+    # A state (as in states.csv) whose fraction is declared as well, and in which zone; Holm takes both along.
+    primary_state: str | None = None
+    primary_state_zone: StateZone = "all"
+    # A patient with fewer CD8+ cells at a site has no fraction there.
+    min_cd8_cells: Annotated[int, Field(ge=1)] = 20
     # "auto": paired where at least half of the patients have both sites.
     design: Literal["auto", "paired", "unpaired"] = "auto"
     confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95

@@ -8,8 +8,8 @@ from typing import Final
 import pandas as pd
 
 from histo.cohort.patients import lesion_names
-from histo.cohort.statistics.count_model import CountModel as FittedModel
-from histo.cohort.statistics.count_model import Ratio, fit_count_model
+from histo.cohort.statistics.count_model import fit_count_model
+from histo.cohort.statistics.site_by_zone import Ratio, SiteByZoneModel
 from histo.cohort.summary import CountModel, RateRatio
 from histo.measure.summary import ZONES
 
@@ -68,7 +68,7 @@ def _rows(slides: pd.DataFrame) -> pd.DataFrame:
     return together.groupby(["patient", "lesion", "site", "zone"], as_index=False, sort=True).sum()
 
 
-def _record(fitted: FittedModel | None, found: dict[str, int], reason: str | None) -> CountModel:
+def _record(fitted: SiteByZoneModel | None, found: dict[str, int], reason: str | None) -> CountModel:
     fit = None if fitted is None or reason is not None else fitted.fit
     test = None if fitted is None else fitted.robust_wald
     return CountModel(
@@ -79,7 +79,7 @@ def _record(fitted: FittedModel | None, found: dict[str, int], reason: str | Non
         **found,
         reference_zone=REFERENCE_ZONE,
         rate_ratios=() if fitted is None or fit is None else _in_order(fitted.site_ratios),
-        interactions=() if fitted is None or fit is None else _in_order(fitted.exclusion_ratios),
+        interactions=() if fitted is None or fit is None else _in_order(fitted.interactions),
         p_interaction=None if test is None else test.p_value,
         interaction_test=_TEST,
         dispersion_k=None if fit is None else fit.dispersion_k,

@@ -15,7 +15,7 @@ from histo.results.page import INK, drawing, inline_svg
 
 # Told apart with any colour vision, on white and on black; by shape as well.
 COLOURS: Final[dict[Site, str]] = {"primary": "#2f7fc1", "metastasis": "#d9641a"}
-_SHAPES: Final[dict[Site, str]] = {"primary": "o", "metastasis": "s"}
+SHAPES: Final[dict[Site, str]] = {"primary": "o", "metastasis": "s"}
 # On a logarithmic axis.
 _STEPS: Final = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
 _PHENOTYPE_COLOURS: Final = {"inflamed": "#b5305f", "excluded": "#e0a12e", "desert": "#6f8fa8"}
@@ -52,7 +52,7 @@ def _dots(axes: Axes, comparison: Comparison) -> None:
             continue
         shift = np.zeros(len(y)) if comparison.design == "paired" else _spread(y)
         axes.plot(
-            at + shift, y, _SHAPES[site], color=COLOURS[site], alpha=0.75, markersize=4.5, markeredgewidth=0
+            at + shift, y, SHAPES[site], color=COLOURS[site], alpha=0.75, markersize=4.5, markeredgewidth=0
         )
         axes.hlines(np.median(y), at - 0.28, at + 0.28, color=INK, linewidth=2)
     axes.set_xticks([0, 1], [f"{site}\nn = {len(values[site])}" for site in SITES], fontsize=8)
@@ -92,7 +92,7 @@ def profile_plot(profiles: Sequence[Profile], positive_name: str) -> Markup:
                 middle,
                 [b.density.value or 0.0 for b in known],
                 color=COLOURS[profile.site],
-                marker=_SHAPES[profile.site],
+                marker=SHAPES[profile.site],
                 markersize=3,
                 label=f"{profile.site} (n = {max(b.n_patients for b in known)})",
             )

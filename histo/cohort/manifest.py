@@ -11,8 +11,8 @@ import pandas as pd
 
 from histo.errors import ConfigError
 from histo.slide.pixel_size import MAX_MPP, MIN_MPP, believable
+from histo.tables.zones import SITES
 
-SITES = ("primary", "metastasis")
 # Histopathological growth pattern, and its usual one-letter forms.
 GROWTH_PATTERNS = ("desmoplastic", "replacement", "pushing", "mixed")
 _GROWTH_PATTERN_LETTERS = {name[0]: name for name in GROWTH_PATTERNS}

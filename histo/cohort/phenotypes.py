@@ -95,10 +95,10 @@ def _stuart_maxwell(called: dict[tuple[str, Site], Phenotype | None]) -> float |
     if len(table) < 2 or np.trace(table) == table.sum():
         return None
     with warnings.catch_warnings():
-        # A table without discordant pairs of one kind is singular: no test.
+        # A table without discordant pairs of one kind is singular: no test, whatever warning says so.
         warnings.simplefilter("error")
         try:
             p = float(SquareTable(table, shift_zeros=False).homogeneity().pvalue)
-        except (RuntimeWarning, np.linalg.LinAlgError):
+        except (Warning, np.linalg.LinAlgError):
             return None
     return p if np.isfinite(p) else None

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from histo.cohort.figures import dot_plots, forest_plot, phenotype_bars, profile_plot
-from histo.cohort.summary import SITES, CohortSummary, Exclusion, StainResults
-from histo.cohort.words import answer, limits, methods, references
+from histo.cohort.states import ZONE_LABELS
+from histo.cohort.states_figures import joint_plot, states_forest
+from histo.cohort.summary import SITES, CohortSummary, Exclusion, StainResults, StatesResults
+from histo.cohort.words import answer, limits, methods, references, state_answers
 from histo.measure.exclusion import PHENOTYPE_RULE
 from histo.results.atomic import write_text
 from histo.results.page import environment
@@ -45,6 +47,7 @@ def render_cohort_report(summary: CohortSummary) -> str:
         c=summary,
         pages=[_page(stain, summary) for stain in summary.stains],
         sites=SITES,
+        zone_labels=ZONE_LABELS,
         level=f"{summary.confidence_level * 100:g} %",
         rule=PHENOTYPE_RULE,
         methods=methods(summary),
@@ -74,6 +77,41 @@ def _page(stain: StainResults, summary: CohortSummary) -> dict[str, Any]:
         "phenotype_figure": phenotype_bars(stain.phenotypes[0]) if stain.phenotypes else None,
         "effect_name": stain.comparisons[0].effect_size_name if stain.comparisons else "effect size",
         "table_note": note,
+        "states": None if stain.states is None else _states(stain.states, summary),
+    }
+
+
+def _states(states: StatesResults, summary: CohortSummary) -> dict[str, Any]:
+    whole = [state.fractions[0].comparison for state in states.states]
+    drawn = [
+        comparison.model_copy(
+            update={
+                "label": state.state,
+                "unit": "% of CD8+ cells",
+                "values": tuple(v.model_copy(update={"value": 100 * v.value}) for v in comparison.values),
+            }
+        )
+        for state, comparison in zip(states.states, whole, strict=True)
+        if comparison.values
+    ]
+    return {
+        "r": states,
+        "answers": state_answers(states, summary),
+        "declared": next(
+            (
+                fraction.comparison
+                for state in states.states
+                for fraction in state.fractions
+                if fraction.comparison.is_primary_measure
+            ),
+            None,
+        ),
+        # Most states rest on the same CD8+ cells, so lack the same patients.
+        "left_out": list(dict.fromkeys(row for comparison in whole for row in comparison.left_out)),
+        "dots": dot_plots(drawn) if drawn else None,
+        "forest": states_forest(states.states),
+        "joint": joint_plot(states.states),
+        "effect_name": whole[0].effect_size_name if whole else "effect size",
     }
 
 

@@ -1,13 +1,15 @@
-"""Cohorts with known truth: densities by site and zone, patients alike or not, counts in a limited area."""
+"""Cohorts with known truth: densities and states by site and zone, patients alike or not, limited areas."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 Array = NDArray[np.float64]
 
@@ -124,3 +126,48 @@ def _root(correlation: Array) -> Array:
     if values.min() < -1e-9:
         raise ValueError("no such correlation between so many zones or sites")
     return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T, np.float64)
+
+
+@dataclass(frozen=True)
+class StateTruth:
+    """What the cells with a state are drawn from.
+
+    The chance of a cell of patient p, lesion l and zone z is beta distributed over lesions and zones, with
+    logit of its mean logit(fraction[s][z]) + patient_sd * g_p + lesion_sd * g_l, and a + b = dispersion_k.
+
+    Parameters
+    ----------
+    fraction : per site, that of each zone, where a patient is as the middle one.
+    patient_sd, lesion_sd : standard deviations on the logit scale.
+    dispersion_k : of the beta distribution; None for none, cells then are independent given their lesion.
+    """
+
+    fraction: Mapping[str, Mapping[str, float]]
+    patient_sd: float = 0.5
+    lesion_sd: float = 0.0
+    dispersion_k: float | None = 20.0
+
+    def odds_ratio(self, zone: str) -> float:
+        """Return that of metastasis to primary, within a patient."""
+        met, pri = (logit(self.fraction[site][zone]) for site in (METASTASIS, PRIMARY))
+        return float(np.exp(met - pri))
+
+
+# Assumed, for want of a published value of CD8+PD-1+TIM-3+ fractions in both sites: not from literature.
+ASSUMED_FRACTIONS: Final[Mapping[str, float]] = {PRIMARY: 0.20, METASTASIS: 0.35}
+
+
+def simulate_states(
+    frame: pd.DataFrame, truth: StateTruth, *, seed: int | np.random.Generator
+) -> pd.DataFrame:
+    """Return a cohort of `simulate_cohort` with a further column n_positive, drawn among its CD8+ cells."""
+    rng = np.random.default_rng(seed)
+    effect = np.zeros(len(frame))
+    for column, sd in (("patient", truth.patient_sd), ("lesion", truth.lesion_sd)):
+        codes, names = pd.factorize(frame[column])
+        effect += sd * rng.standard_normal(len(names))[codes]
+    middle = [truth.fraction[s][z] for s, z in zip(frame["site"], frame["zone"], strict=True)]
+    chance = expit(logit(np.array(middle)) + effect)
+    if truth.dispersion_k is not None:
+        chance = rng.beta(truth.dispersion_k * chance, truth.dispersion_k * (1 - chance))
+    return frame.assign(n_positive=rng.binomial(frame["n_cd8"], chance))

@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from histo.measure.summary import Estimate
+from histo.tables.zones import SITES as SITES
+from histo.tables.zones import Site as Site
 
-Site = Literal["primary", "metastasis"]
-SITES: tuple[Site, ...] = ("primary", "metastasis")
 Design = Literal["paired", "unpaired"]
 
 
@@ -175,6 +175,119 @@ class Subgroup(_Record):
     p: float | None
 
 
+class StateFraction(_Record):
+    """The fraction of CD8+ cells with a state, in one zone: patients compared, and the cells they rest on."""
+
+    zone: str  # "all": all assessed tissue
+    n_cd8: dict[Site, int]
+    n_positive: dict[Site, int]
+    comparison: Comparison
+
+
+class OddsRatio(_Record):
+    """Metastasis over primary in one zone, from the fraction model, with its interval and p value."""
+
+    zone: str
+    ratio: Estimate
+    p: float | None
+
+
+class FractionModel(_Record):
+    """Beta-binomial mixed model of a state's cells among the CD8+ cells.
+
+    interactions : odds ratio of the zone over that of the reference zone; empty where all tissue is one row.
+    p : of the interaction, or where there is none of the site; p_likelihood_ratio tests the same.
+    """
+
+    formula: str
+    n_patients: int
+    n_lesions: int
+    n_observations: int
+    n_cd8: int
+    reference_zone: str
+    odds_ratios: tuple[OddsRatio, ...]
+    interactions: tuple[OddsRatio, ...]
+    test: str
+    p: float | None
+    p_adjusted: float | None  # Benjamini-Hochberg over the states
+    p_likelihood_ratio: float | None
+    dispersion_k: float | None  # two cells of a row are correlated 1 / (1 + k)
+    patient_sd: float | None  # of log odds
+    lesion_sd: float | None
+    notes: tuple[str, ...]
+    not_assessable: str | None
+
+
+class JointPoint(_Record):
+    """A patient at one site: how excluded CD8+ cells are, and how many of them have the state."""
+
+    patient: str
+    site: Site
+    log2_core_outer: float
+    fraction: float
+
+
+class SiteCorrelation(_Record):
+    """Spearman's rank correlation over the patients of a site."""
+
+    site: Site
+    n_patients: int
+    rho: Estimate
+
+
+class JointView(_Record):
+    """Exclusion beside a state, patient by patient.
+
+    exclusion_cutoff, fraction_cutoff : medians over all points. quadrants : how many points of each site lie
+    where, by "excluded and <state>" and so on.
+    """
+
+    zone: str
+    points: tuple[JointPoint, ...]
+    correlations: tuple[SiteCorrelation, ...]
+    exclusion_cutoff: float | None
+    fraction_cutoff: float | None
+    quadrants: dict[str, dict[Site, int]]
+    not_assessable: str | None
+
+
+class StateResults(_Record):
+    """One state of CD8+ cells, compared between the sites."""
+
+    state: str
+    rule: str
+    description: str  # what may be said of its cells
+    is_primary_state: bool
+    fractions: tuple[StateFraction, ...]
+    overall: FractionModel
+    by_zone: FractionModel
+    joint: JointView
+
+
+class GateRecord(_Record):
+    """How cells were called positive for a marker, once for the whole batch."""
+
+    marker: str
+    method: str
+    threshold: float | None
+    notes: tuple[str, ...]
+
+
+class StatesResults(_Record):
+    """The states of the CD8+ cells of one stain's slides."""
+
+    design: Design
+    design_reason: str
+    n_slides: int
+    n_slides_without: int  # of this stain, with patient and site, and without states
+    min_cd8_cells: int
+    gates: tuple[GateRecord, ...]
+    states: tuple[StateResults, ...]
+    not_assessable: tuple[Exclusion, ...]  # states without a gate, and why
+    notes: tuple[str, ...]
+    limits: str
+
+
 class StainResults(_Record):
     """All comparisons of the slides of one stain."""
 
@@ -196,6 +309,7 @@ class StainResults(_Record):
     subgroups: tuple[Subgroup, ...]
     sensitivity: tuple[Sensitivity, ...]
     sensitivity_not_assessable: str | None
+    states: StatesResults | None = None
 
 
 class CohortSummary(_Record):
@@ -206,6 +320,7 @@ class CohortSummary(_Record):
     source: str
     manifest: str | None
     primary_measure: str
+    primary_state: str | None
     confidence_level: float
     seed: int
     bootstrap_samples: int

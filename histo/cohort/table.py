@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from histo.cohort.manifest import Manifest, ManifestRow
+from histo.cohort.states_table import CohortStates, has_states, read_states
 from histo.cohort.summary import Exclusion
 from histo.errors import ConfigError, ResultsError
 from histo.measure.catalogue import COMPARED, EXCLUSION, OVERALL_DENSITY
@@ -40,6 +41,7 @@ class CohortTable:
     source, manifest : where it comes from. notes : what a reader must know of the source.
     positive_name : what a counted cell is called; None: the stain with a "+".
     margin_um : width of both margins of the zones; None where it is not known, or the two differ.
+    states : of the CD8+ cells; None where they were not called.
     """
 
     slides: pd.DataFrame
@@ -52,6 +54,7 @@ class CohortTable:
     notes: tuple[str, ...] = ()
     positive_name: str | None = None
     margin_um: float | None = None
+    states: CohortStates | None = None
 
 
 def cohort_of_results(folder: Path, manifest: Manifest | None = None) -> CohortTable:
@@ -104,6 +107,7 @@ def cohort_of_results(folder: Path, manifest: Manifest | None = None) -> CohortT
         profiles=profiles,
         positive_name="CD8+",
         margin_um=margins.pop() if len(margins) == 1 else None,
+        states=read_states(folder) if has_states(folder) else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from histo.cohort.summary import CohortSummary, Comparison, StainResults
+from histo.cohort.summary import CohortSummary, Comparison, StainResults, StateResults, StatesResults
 
 _REFERENCES: Final = {
     "kather": "Kather JN et al. Topography of cancer-associated immune cells in human solid tumors. "
@@ -21,6 +21,15 @@ _REFERENCES: Final = {
     "benjamini": "Benjamini Y, Hochberg Y. Controlling the false discovery rate. "
     "J R Stat Soc B 1995;57:289-300",
     "holm": "Holm S. A simple sequentially rejective multiple test procedure. Scand J Stat 1979;6:65-70",
+    "skellam": "Skellam JG. A probability distribution derived from the binomial distribution by regarding "
+    "the "
+    "probability of success as variable between the sets of trials. J R Stat Soc B 1948;10:257-261",
+    "kristensen": "Kristensen K et al. TMB: automatic differentiation and Laplace approximation. "
+    "J Stat Softw 2016;70(5):1-21",
+    "bell": "Bell RM, McCaffrey DF. Bias reduction in standard errors for linear regression with multi-stage "
+    "samples. Surv Methodol 2002;28:169-181",
+    "bonett": "Bonett DG, Wright TA. Sample size requirements for estimating Pearson, Kendall and Spearman "
+    "correlations. Psychometrika 2000;65:23-28",
 }
 
 
@@ -45,6 +54,60 @@ def answer(stain: StainResults, primary: Comparison | None, level: float) -> str
             "that of primary tumours."
         )
     return f"{text}. Metastases are {'lower' if shift.high < 0 else 'higher'}."
+
+
+def state_answers(states: StatesResults, summary: CohortSummary) -> list[str]:
+    """Say what the declared state shows; without one, which states differ after adjustment."""
+    declared = next((state for state in states.states if state.is_primary_state), None)
+    if declared is not None:
+        return [state_answer(declared, summary)]
+    if not states.states:
+        return ["No state could be assessed."]
+    many = f"States of CD8+ cells: {len(states.states)}, none declared first"
+    adjusted = [state.fractions[0].comparison.p_adjusted for state in states.states]
+    if all(p is None for p in adjusted):
+        first = states.states[0].fractions[0].comparison
+        reason = first.not_assessable or first.shift.not_assessable
+        return [
+            f"{many}. None could be tested in all assessed tissue (of {states.states[0].state}: {reason})."
+        ]
+    found = [state for state, p in zip(states.states, adjusted, strict=True) if p is not None and p < 0.05]
+    if not found:
+        return [
+            f"{many}. Of no fraction in all assessed tissue is a difference between the sites shown after "
+            "adjustment, which is not evidence that there is none."
+        ]
+    return [
+        f"{many}. After adjustment, fractions in all assessed tissue differ for {len(found)}.",
+        *(state_answer(state, summary) for state in found),
+    ]
+
+
+def state_answer(state: StateResults, summary: CohortSummary) -> str:
+    """Say in one or two sentences what the fraction with a state shows, no more than it does."""
+    fraction = next((f for f in state.fractions if f.comparison.is_primary_measure), state.fractions[0])
+    compared = fraction.comparison
+    shift = compared.shift
+    what = f"{compared.label} ({state.description})"
+    if compared.not_assessable is not None or shift.value is None:
+        return f"{what}: not assessable ({compared.not_assessable or shift.not_assessable})."
+    text = (
+        f"{what}: shift of metastases against primary tumours {100 * shift.value:+.1f} percentage points "
+        "of CD8+ "
+        "cells"
+    )
+    if shift.low is None or shift.high is None:
+        return f"{text}; too few patients for an interval."
+    level = f"{summary.confidence_level * 100:g} %"
+    text += f" ({level} interval {100 * shift.low:+.1f} to {100 * shift.high:+.1f})"
+    model = state.overall if fraction.zone == "all" else state.by_zone
+    ratio = next((row.ratio for row in model.odds_ratios if row.zone == fraction.zone), None)
+    if ratio is not None and ratio.low is not None and ratio.high is not None:
+        text += f"; odds ratio {ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"
+    if shift.low <= 0 <= shift.high:
+        return f"{text}. The data are compatible with no difference, and with one in either direction."
+    size = "smaller" if shift.high < 0 else "larger"
+    return f"{text}. A {size} share of CD8+ cells is {state.state} in metastases."
 
 
 def _folds(comparison: Comparison) -> str:
@@ -91,8 +154,47 @@ def methods(summary: CohortSummary) -> list[str]:
         "intercepts: the interaction says whether the step between zones differs between the sites. Its "
         "Wald test and the intervals by zone rest on how patients scatter (sandwich with the CR2 correction, "
         "referred to F and Student's t).",
+        *_state_methods(summary, number, level),
         f"Phenotypes (inflamed, excluded, desert) follow the rule of Kather et al. [{number['kather']}]. The "
         f"analysis was done with histo {summary.histo_version} (seed {summary.seed}).",
+    ]
+
+
+def _state_methods(summary: CohortSummary, number: dict[str, int], level: str) -> list[str]:
+    found = [stain.states for stain in summary.stains if stain.states is not None]
+    if not found:
+        return []
+    declared = (
+        f"The state declared in advance was {summary.primary_state}; its p value is adjusted after Holm "
+        "together "
+        "with that of the declared measure. "
+        if summary.primary_state is not None
+        else ""
+    )
+    return [
+        "CD8+ cells were called positive for each marker by one gate for the whole batch. The fraction of "
+        "CD8+ "
+        "cells with a state was pooled over a patient's slides at a site (positive cells over CD8+ cells) "
+        "and not "
+        f"assessed below {found[0].min_cd8_cells} CD8+ cells. Fractions were compared as differences, by "
+        "the same "
+        "tests as above, in all assessed tissue and by zone. They were not transformed to log odds, which "
+        "with few "
+        f"positive cells depend on how many cells were counted. {declared}The p values of the other "
+        "fractions are "
+        f"adjusted by false discovery rate over states and zones [{number['benjamini']}].",
+        f"Beside this, counts were modelled as beta-binomial [{number['skellam']}] with site (by zone: "
+        "site, zone and "
+        "their interaction) as fixed effects on the logit scale and random intercepts of patient and of "
+        "lesion "
+        "where they can be told from the dispersion, by maximum likelihood with Laplace's approximation "
+        f"[{number['kristensen']}]. Odds ratios have {level} intervals from how patients scatter (sandwich "
+        "with the "
+        f"CR2 correction [{number['bell']}], referred to Student's t and F); their p values are adjusted "
+        "over states. "
+        "Exclusion and state were set side by side by Spearman's rank correlation over the patients of a "
+        "site, "
+        f"with the interval of Bonett and Wright [{number['bonett']}].",
     ]
 
 
@@ -108,7 +210,10 @@ def _used(summary: CohortSummary) -> list[str]:
         used += ["mann", "cliff"]
     if "paired" in designs:
         used += ["wilcoxon", "kerby"]
-    return [*used, "hodges", "holm", "benjamini"]
+    used += ["hodges", "holm", "benjamini"]
+    if any(stain.states is not None for stain in summary.stains):
+        used += ["skellam", "kristensen", "bell", "bonett"]
+    return used
 
 
 def limits(summary: CohortSummary) -> list[str]:
@@ -130,4 +235,18 @@ def limits(summary: CohortSummary) -> list[str]:
             "In an unpaired comparison, differences between the patients of the two groups (age, treatment, "
             "stage) are not removed."
         )
+    found = [stain.states for stain in summary.stains if stain.states is not None]
+    if found:
+        said += [
+            *dict.fromkeys(states.limits for states in found),
+            "A fraction of positive cells hangs on where the gate lies. One gate holds for one batch "
+            "(staining, "
+            "scanner, exposure): compare fractions within a batch, not with those of another.",
+            "A fraction says nothing of how many cells there are. Where CD8+ cells are kept out of the "
+            "tumour, few "
+            "of them carry its fraction, and a patient with too few has none.",
+            "Exclusion and state side by side show how two numbers of a patient go together, not that one "
+            "makes "
+            "the other.",
+        ]
     return said

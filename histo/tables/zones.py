@@ -13,7 +13,7 @@ import pandas as pd
 from histo.measure.summary import ZONES, Zone
 
 Site = Literal["primary", "metastasis"]
-_SITES: Final = get_args(Site)
+SITES: Final[tuple[Site, ...]] = get_args(Site)
 
 _TEXT, _COUNT, _NUMBER = "string", "Int64", "float64"
 
@@ -126,8 +126,8 @@ def check_zone_frame(frame: pd.DataFrame) -> None:
         raise ValueError("the columns are not those of ZONE_TABLE_COLUMNS, with their dtypes and order")
     if frame["slide_id"].isna().any() or not frame["slide_id"].is_unique:
         raise ValueError("every slide_id must be given, and be there once")
-    if not frame["site"].dropna().isin(_SITES).all():
-        raise ValueError(f"site must be one of {', '.join(_SITES)} or NA")
+    if not frame["site"].dropna().isin(SITES).all():
+        raise ValueError(f"site must be one of {', '.join(SITES)} or NA")
     for zone in ZONES:
         n_positive = frame[f"n_positive_{zone}"].to_numpy(np.float64, na_value=np.nan)
         n_cells = frame[f"n_cells_{zone}"].to_numpy(np.float64, na_value=np.nan)

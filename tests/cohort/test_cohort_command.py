@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import make_summary
+from states_made_up import TRUTHS, write_states
 from typer.testing import CliRunner
 
 from histo.cli import app
@@ -206,6 +208,27 @@ def test_the_same_cohort_gives_the_same_files(cohort, tmp_path):
     assert result.exit_code == 0
     for name in ("cohort.json", "cohort.html", "cohort_patients.csv"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_states_beside_our_results_are_found(tmp_path):
+    folder, manifest = results(tmp_path / "states", n_pairs=2, n_single=1)
+    cells = pd.DataFrame(
+        [
+            {"slide_id": name, "patient": name, "lesion": name, "site": name.split("_")[1], "zone": zone}
+            for name in sorted(path.parent.name for path in folder.glob("*/summary.json"))
+            # One slide has no states.
+            if name != "P0_primary"
+            for zone in ZONES
+        ]
+    ).assign(n_cd8=80, area_mm2=ZONE_AREA_MM2)
+    write_states(folder, cells, {"PD-1+": TRUTHS["PD-1+"]}, seed=1)
+    result = run(folder, "--manifest", manifest)
+    assert result.exit_code == 0, result.output
+    states = CohortSummary.model_validate_json((folder / "cohort.json").read_bytes()).stains[0].states
+    assert (states.n_slides, states.n_slides_without) == (4, 1)
+    fraction = states.states[0].fractions[0]
+    assert fraction.n_cd8 == {"primary": 320, "metastasis": 960}
+    assert [group.n_patients for group in fraction.comparison.groups] == [1, 3]
 
 
 def test_few_patients_have_no_p_value_and_a_reason(tmp_path):

@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from histo.cohort.simulate import KATHER, METASTASIS, PRIMARY, CohortTruth, simulate_cohort
+from histo.cohort.simulate import (
+    ASSUMED_FRACTIONS,
+    KATHER,
+    METASTASIS,
+    PRIMARY,
+    CohortTruth,
+    StateTruth,
+    simulate_cohort,
+    simulate_states,
+)
 
 
 def test_patients_sites_and_zones_asked_for() -> None:
@@ -73,3 +83,37 @@ def test_a_correlation_that_cannot_be_is_an_error() -> None:
         simulate_cohort(
             replace(KATHER, zone_correlation=-0.9), n_primary=1, n_metastasis=1, n_pairs=1, seed=0
         )
+
+
+class TestStates:
+    @staticmethod
+    def cells(n: int, n_cd8: int = 400) -> pd.DataFrame:
+        rows = {"patient": [f"P{i}" for i in range(n)] * 2, "site": [PRIMARY] * n + [METASTASIS] * n}
+        frame = pd.DataFrame({**rows, "zone": "core", "n_cd8": n_cd8})
+        return frame.assign(lesion=frame["patient"] + frame["site"])
+
+    def test_fractions_and_their_spread_come_back(self) -> None:
+        fractions = {site: {"core": value} for site, value in ASSUMED_FRACTIONS.items()}
+        truth = StateTruth(fractions, patient_sd=0.0, dispersion_k=9.0)
+        frame = simulate_states(self.cells(8000), truth, seed=1)
+        share = frame["n_positive"] / 400
+        for site, value in ASSUMED_FRACTIONS.items():
+            found = share[frame["site"] == site]
+            assert found.mean() == pytest.approx(value, abs=0.006)
+            # Of the beta-binomial: p q (n + k) / (n (1 + k)).
+            assert found.var() == pytest.approx(value * (1 - value) * 409 / 4000, rel=0.06)
+        assert truth.odds_ratio("core") == pytest.approx(0.35 / 0.65 / (0.2 / 0.8))
+
+    def test_patients_are_alike_at_both_sites(self) -> None:
+        fractions = {site: {"core": 0.3} for site in (PRIMARY, METASTASIS)}
+        frame = simulate_states(self.cells(3000), StateTruth(fractions, patient_sd=1.0), seed=2)
+        wide = frame.pivot(index="patient", columns="site", values="n_positive")
+        assert wide.corr().iloc[0, 1] > 0.6
+        alone = simulate_states(self.cells(3000), StateTruth(fractions, patient_sd=0.0), seed=2)
+        wide = alone.pivot(index="patient", columns="site", values="n_positive")
+        assert abs(wide.corr().iloc[0, 1]) < 0.06
+
+    def test_one_seed_one_draw(self) -> None:
+        truth = StateTruth({site: {"core": 0.3} for site in (PRIMARY, METASTASIS)}, dispersion_k=None)
+        one, two = (simulate_states(self.cells(20), truth, seed=4) for _ in range(2))
+        assert one.equals(two)

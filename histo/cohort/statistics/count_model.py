@@ -4,7 +4,7 @@ Counts per patient, site and zone, with the area as exposure, in the model
 
     log E(count) = log(area) + site + zone + site x zone + patient (+ lesion within patient)
 
-with negative binomial counts and normal random intercepts (see `negative_binomial`). The interaction is the
+with negative binomial counts and normal random intercepts (see `site_by_zone`). The interaction is the
 exclusion test: exp of it is the ratio, metastasis to primary, of the density in a zone relative to the
 reference zone. What is common to a lesion cancels from it.
 """
@@ -12,102 +12,15 @@ reference zone. What is common to a lesion cancels from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import exp, sqrt
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
-from histo.cohort.statistics.negative_binomial import Fit, Layout, fit
-from histo.measure.summary import Estimate
-
-Array = NDArray[np.float64]
-
-Kind = Literal["Wald", "likelihood ratio", "robust Wald"]
+from histo.cohort.statistics.negative_binomial import NegativeBinomial
+from histo.cohort.statistics.site_by_zone import SiteByZoneModel, fit_site_by_zone, rows_of
 
 RATE_RATIO = "rate ratio"
 RATIO_OF_RATIOS = "ratio of rate ratios"
-
-# A Newton step that would add more than this to twice the log-likelihood: the maximum was not reached.
-_LARGEST_DECREMENT = 1e-4
-# A coefficient that is known no better than by this factor is not known: some cell is all but empty.
-_LARGEST_ERROR = 5.0
-# Variances of fewer patients than this are guesses; benchmarks/coverage.py looks from 10 a site up.
-_FEWEST_PATIENTS = 5
-# A variance of so many times the square of the mean: most cells are in very few rows.
-_SMALLEST_K = 0.02
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of rates with its interval and two-sided p value; `zone` says of which zone."""
-
-    zone: str
-    ratio: Estimate
-    p_value: float | None
-
-
-@dataclass(frozen=True)
-class InteractionTest:
-    """Test of all interactions at once, by F of df and df_error degrees of freedom."""
-
-    kind: Kind
-    f: float
-    df: int
-    df_error: int
-    p_value: float
-
-
-@dataclass(frozen=True)
-class CountModel:
-    """The fitted model.
-
-    Parameters
-    ----------
-    reasons : why the fit cannot be trusted; empty where it can. Ratios then have no value and tests are None.
-    remarks : what a reader should know of a fit that can be trusted.
-    site_ratios : other site to reference site, per zone.
-    exclusion_ratios : the interactions: the site ratio of each zone over that of the reference zone.
-    fit : the maximum itself, on the log scale; coefficients named by `terms`. None where nothing was fitted.
-    """
-
-    n_rows: int
-    n_patients: int
-    n_lesions: int
-    reference_site: str
-    other_site: str
-    reference_zone: str
-    reasons: tuple[str, ...]
-    remarks: tuple[str, ...]
-    site_ratios: tuple[Ratio, ...]
-    exclusion_ratios: tuple[Ratio, ...]
-    wald: InteractionTest | None
-    likelihood_ratio: InteractionTest | None
-    robust_wald: InteractionTest | None
-    terms: tuple[str, ...]
-    fit: Fit | None
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the numbers may be used."""
-        return not self.reasons
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What the caller gave, checked."""
-
-    counts: Array
-    area_mm2: Array
-    other: NDArray[np.bool_]  # of the other site
-    zone: NDArray[np.intp]  # place in `zones`
-    zones: tuple[str, ...]  # the reference zone first
-    patient: NDArray[np.intp]
-    lesion: NDArray[np.intp]
-    patient_of_lesion: NDArray[np.intp]
-    has_lesion_effect: bool
 
 
 def fit_count_model(
@@ -122,23 +35,14 @@ def fit_count_model(
     other_site: str = "metastasis",
     reference_zone: str = "outer_margin",
     level: float = 0.95,
-) -> CountModel:
-    """Fit the model and test the interaction of site and zone.
+) -> SiteByZoneModel:
+    """Fit the model and test the interaction of site and zone (see `fit_site_by_zone`).
 
-    Intervals, their p values and the robust Wald test stand on how the patients themselves scatter: a
-    sandwich with the small-sample correction CR2 (see `negative_binomial`), referred to Student's t, and to F
-    as Hotelling's T2, with as many degrees of freedom as patients or pairs allow. For patients' densities
-    vary more in some zones and sites than the model's one dispersion has it: with the spreads of Kather's
-    table the model's own 95 % intervals hold the truth in 88 %.
-
-    The Wald and the likelihood-ratio test take the model at its word. They are referred to F by the relations
-    that are exact in the balanced Gaussian model, whose maximum-likelihood variance is too small by df_error
-    / n: the Wald statistic times df_error / (n df), and df_error / df (exp(LR / n) - 1) for the likelihood
-    ratio LR. There are n contrasts within lesions (patients, without their effect), df_error of them free of
-    fixed effects, counted by containment as in R's nlme (Pinheiro and Bates 2000, Mixed-Effects Models in S
-    and S-PLUS, section 2.4.2). Against chi-square they would reject about 7 % with 17 and 25 patients; so
-    they do, and 8 % with 60 and 60, where the spreads differ by zone as in Kather's table. There the robust
-    Wald test is the one to trust. benchmarks/coverage.py measures all of this.
+    The robust Wald test is the one to trust, for patients' densities vary more in some zones and sites than
+    the model's one dispersion has it: with the spreads of Kather's table the model's own 95 % intervals hold
+    the truth in 88 %, and its Wald and likelihood-ratio tests reject 8 % with 60 and 60 patients. Against
+    chi-square they would also where the model holds: about 7 % with 17 and 25 patients.
+    benchmarks/coverage.py measures all of this.
 
     Where patients have two sites, give `lesions`: without their effect the tests reject too seldom.
 
@@ -157,211 +61,37 @@ def fit_count_model(
     ValueError : lengths differ, a count or an area is impossible, a site is neither of the two, the reference
         zone does not occur, a lesion has two patients or two sites, or two rows are of one lesion and zone.
     """
-    rows = _checked(
-        counts, area_mm2, sites, zones, patients, lesions, reference_site, other_site, reference_zone
-    )
-    design, terms = _design(rows)
-    reasons = _not_estimable(rows, design, reference_site, other_site)
-    remarks: list[str] = []
-    full = null = None
-    if not reasons:
-        full = fit(_layout(rows, design))
-        null = fit(_layout(rows, design[:, : 1 + len(rows.zones)]))
-        reasons += _not_converged(full, null)
-        remarks += _remarks(full)
-    wald = likelihood_ratio = robust_wald = None
-    if full is not None and null is not None and not reasons:
-        wald, likelihood_ratio, robust_wald = _tests(full, null, rows, design)
-    trusted = None if reasons else full
-    site_ratios, exclusion_ratios = [], []
-    for place, zone in enumerate(rows.zones):
-        contrast = np.zeros(design.shape[1])
-        if place > 0:
-            contrast[len(rows.zones) + place] = 1
-            exclusion_ratios.append(_ratio(zone, contrast, trusted, rows, level, RATIO_OF_RATIOS, reasons))
-        contrast[1] = 1
-        site_ratios.append(_ratio(zone, contrast, trusted, rows, level, RATE_RATIO, reasons))
-    return CountModel(
-        n_rows=len(rows.counts),
-        n_patients=int(rows.patient.max()) + 1,
-        n_lesions=len(rows.patient_of_lesion),
-        reference_site=reference_site,
-        other_site=other_site,
-        reference_zone=reference_zone,
-        reasons=tuple(reasons),
-        remarks=tuple(remarks),
-        site_ratios=tuple(site_ratios),
-        exclusion_ratios=tuple(exclusion_ratios),
-        wald=wald,
-        likelihood_ratio=likelihood_ratio,
-        robust_wald=robust_wald,
-        terms=terms,
-        fit=full,
-    )
-
-
-def _checked(
-    counts: ArrayLike,
-    area_mm2: ArrayLike,
-    sites: Sequence[str],
-    zones: Sequence[str],
-    patients: Sequence[str],
-    lesions: Sequence[str] | None,
-    reference_site: str,
-    other_site: str,
-    reference_zone: str,
-) -> _Rows:
     y, area = np.asarray(counts, np.float64), np.asarray(area_mm2, np.float64)
-    site, zone, patient = (np.asarray(names, dtype=str) for names in (sites, zones, patients))
-    lesion = np.char.add(
-        np.char.add(patient, "\0"), site if lesions is None else np.asarray(lesions, dtype=str)
-    )
-    if len({len(part) for part in (y, area, site, zone, patient, lesion)}) > 1 or y.ndim != 1:
+    parts = (y, area, sites, zones, patients, patients if lesions is None else lesions)
+    if y.ndim != 1 or len({len(part) for part in parts}) > 1:
         raise ValueError("counts, areas, sites, zones, patients and lesions must be lists of one length")
     mistakes = []
     if not (np.isfinite(y).all() and (y >= 0).all() and (y == np.rint(y)).all()):
         mistakes.append("counts must be whole numbers from 0")
     if not (np.isfinite(area).all() and (area > 0).all()):
         mistakes.append("areas must be above 0")
-    if strange := sorted(set(site) - {reference_site, other_site}):
-        mistakes.append(f"sites other than {reference_site} and {other_site}: {', '.join(strange)}")
-    if reference_zone not in set(zone):
-        mistakes.append(f"no row of the reference zone {reference_zone!r}")
-    names, first, lesion_index = np.unique(lesion, return_index=True, return_inverse=True)
-    if (site[first][lesion_index] != site).any():
-        mistakes.append("a lesion has rows of both sites")
-    if len(set(zip(lesion, zone, strict=True))) < len(zone):
-        mistakes.append("a zone has more than one row of a lesion: pool them first")
-    if mistakes:
-        raise ValueError("; ".join(mistakes))
-    order = (reference_zone, *(name for name in dict.fromkeys(zone.tolist()) if name != reference_zone))
-    patient_names, patient_index = np.unique(patient, return_inverse=True)
-    return _Rows(
-        counts=y,
-        area_mm2=area,
-        other=site == other_site,
-        zone=np.array([order.index(name) for name in zone], np.intp),
-        zones=order,
-        patient=patient_index,
-        lesion=lesion_index,
-        patient_of_lesion=patient_index[first],
-        # Where each patient has one lesion the two effects are one.
-        has_lesion_effect=lesions is not None and len(names) > len(patient_names),
+    rows = rows_of(
+        sites,
+        zones,
+        patients,
+        lesions,
+        reference_site=reference_site,
+        other_site=other_site,
+        reference_zone=reference_zone,
+        mistakes=mistakes,
     )
 
+    def separated(cell: NDArray[np.bool_], where: str) -> str | None:
+        if y[cell].sum() > 0:
+            return None
+        return f"not one cell in {where}: its rate has no lower limit (separation)"
 
-def _design(rows: _Rows) -> tuple[Array, tuple[str, ...]]:
-    other = rows.other.astype(np.float64)
-    by_zone = (rows.zone[:, None] == np.arange(1, len(rows.zones))).astype(np.float64)
-    columns = [np.ones(len(other)), other, *by_zone.T, *(by_zone * other[:, None]).T]
-    further = rows.zones[1:]
-    terms = ("intercept", "site", *further, *(f"site:{zone}" for zone in further))
-    return np.column_stack(columns), terms
-
-
-def _layout(rows: _Rows, design: Array) -> Layout:
-    return Layout(
-        counts=rows.counts,
-        offset=np.log(rows.area_mm2),
-        design=design,
-        patient=rows.patient,
-        lesion=rows.lesion,
-        patient_of_lesion=rows.patient_of_lesion,
-        has_lesion_effect=rows.has_lesion_effect,
+    return fit_site_by_zone(
+        rows,
+        NegativeBinomial(y),
+        np.log(area),
+        separated=separated,
+        units=(RATE_RATIO, RATIO_OF_RATIOS),
+        level=level,
+        fewest_zones=2,
     )
-
-
-def _not_estimable(rows: _Rows, design: Array, reference_site: str, other_site: str) -> list[str]:
-    if len(rows.zones) < 2:
-        return ["only one zone: nothing to compare the sites by"]
-    reasons = []
-    for is_other, site in ((False, reference_site), (True, other_site)):
-        at_site = rows.other == is_other
-        n_patients = len(set(rows.patient[at_site].tolist()))
-        if n_patients < _FEWEST_PATIENTS:
-            reasons.append(f"{n_patients} patients with {site}, {_FEWEST_PATIENTS} needed")
-            continue
-        for place, zone in enumerate(rows.zones):
-            cell = at_site & (rows.zone == place)
-            if not cell.any():
-                reasons.append(f"{zone} of {site} is nowhere assessable")
-            elif rows.counts[cell].sum() == 0:
-                reasons.append(f"not one cell in {zone} of {site}: its rate has no lower limit (separation)")
-    if not reasons and _contrasts(rows, design)[1] < 1:
-        reasons.append("no more rows than the model has parameters")
-    return reasons
-
-
-def _not_converged(full: Fit, null: Fit) -> list[str]:
-    reasons = []
-    if not all(found.definite and found.decrement < _LARGEST_DECREMENT for found in (full, null)):
-        reasons.append("the likelihood's maximum was not found")
-    elif sqrt(float(np.diag(full.covariance).max())) > _LARGEST_ERROR:
-        reasons.append("a rate is all but undetermined: too few cells in some zone of a site (separation)")
-    if full.dispersion_k < _SMALLEST_K:
-        reasons.append(f"counts vary more than the model can take (k = {full.dispersion_k:.2g})")
-    return reasons
-
-
-def _remarks(full: Fit) -> list[str]:
-    said = {
-        "patient": "no variance between patients beyond that of their rows: it is at its limit, 0",
-        "lesion": "no variance between lesions beyond that of patients and rows: it is at its limit, 0",
-        "dispersion": "counts vary no more than Poisson counts: the dispersion is at its limit",
-    }
-    return [said[name] for name in full.at_boundary]
-
-
-def _patient_df(rows: _Rows) -> int:
-    """Return the patients, less one where all are pairs, else less one for each site."""
-    n_rows, n_other = np.bincount(rows.patient), np.bincount(rows.patient, rows.other)
-    all_pairs = bool(((n_other > 0) & (n_other < n_rows)).all())
-    return len(n_rows) - (1 if all_pairs else 2)
-
-
-def _contrasts(rows: _Rows, design: Array) -> tuple[int, int]:
-    """Return the contrasts within the innermost random effect, and those free of fixed effects."""
-    inner = rows.lesion if rows.has_lesion_effect else rows.patient
-    n = len(rows.counts)
-    return n - int(inner.max()) - 1, n - _rank(design, inner)
-
-
-def _rank(design: Array, group: NDArray[np.intp]) -> int:
-    """Return the rank of a design and the groups' intercepts: centring within groups takes the latter out."""
-    size = np.bincount(group)
-    means = np.column_stack([np.bincount(group, column) / size for column in design.T])
-    return len(size) + int(np.linalg.matrix_rank(design - means[group], tol=1e-8))
-
-
-def _tests(full: Fit, null: Fit, rows: _Rows, design: Array) -> tuple[InteractionTest, ...]:
-    q = len(rows.zones) - 1
-    effect = full.beta[-q:]
-    wald, t_squared = (
-        float(effect @ np.linalg.solve(covariance[-q:, -q:], effect))
-        for covariance in (full.covariance, full.robust_covariance)
-    )
-    ratio = max(0.0, 2 * (full.log_likelihood - null.log_likelihood))
-    n, free = _contrasts(rows, design)
-    patients = _patient_df(rows)
-    return (
-        _f_test("Wald", wald / q * free / n, q, free),
-        _f_test("likelihood ratio", float(np.expm1(ratio / n)) * free / q, q, free),
-        _f_test("robust Wald", t_squared / q * (patients - q + 1) / patients, q, patients - q + 1),
-    )
-
-
-def _f_test(kind: Kind, f: float, df: int, df_error: int) -> InteractionTest:
-    return InteractionTest(kind, f, df, df_error, float(stats.f.sf(f, df, df_error)))
-
-
-def _ratio(
-    zone: str, contrast: Array, full: Fit | None, rows: _Rows, level: float, unit: str, reasons: list[str]
-) -> Ratio:
-    if full is None:
-        return Ratio(zone, Estimate.missing(unit, "; ".join(reasons)), None)
-    df = _patient_df(rows)
-    value = float(contrast @ full.beta)
-    error = sqrt(float(contrast @ full.robust_covariance @ contrast))
-    half = float(stats.t.isf((1 - level) / 2, df)) * error
-    estimate = Estimate(value=exp(value), low=exp(value - half), high=exp(value + half), unit=unit)
-    return Ratio(zone, estimate, 2 * float(stats.t.sf(abs(value) / error, df)))

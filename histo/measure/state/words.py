@@ -105,3 +105,10 @@ def label_of(rule: Rule) -> str:
     if signs is None:
         raise ValueError("only a conjunction has such a name")
     return "".join(f"{marker}{' bright' if sign == '^' else sign}" for marker, sign in signs.items())
+
+
+def kind_of(name: str, rule: Rule) -> str:
+    """Return the strongest word for a cell that a rule's markers allow; where there is none, the name."""
+    allowed = allowed_words(rule)
+    words = ("terminal", "progenitor", "exhaustion-compatible", "checkpoint-positive")
+    return next((word for word in words if word in allowed), name)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histo.cohort.simulate import METASTASIS, PRIMARY, CohortTruth, simulate_cohort
-from histo.cohort.statistics.count_model import CountModel, fit_count_model
+from histo.cohort.statistics.count_model import fit_count_model
+from histo.cohort.statistics.site_by_zone import SiteByZoneModel
 
 HERE = Path(__file__).parent / "reference"
 
@@ -30,7 +31,7 @@ def cohort(n_primary: int = 12, n_metastasis: int = 10, n_pairs: int = 0, seed: 
 
 def model_of(
     frame: pd.DataFrame, *, lesions: bool = False, reference_zone: str = "outer_margin"
-) -> CountModel:
+) -> SiteByZoneModel:
     return fit_count_model(
         frame["n_cd8"],
         frame["area_mm2"],
@@ -42,7 +43,7 @@ def model_of(
     )
 
 
-def assert_as_glmmtmb(model: CountModel, expected: dict[str, float]) -> None:
+def assert_as_glmmtmb(model: SiteByZoneModel, expected: dict[str, float]) -> None:
     """Coefficients to a thousandth of their standard error; the likelihood no lower than R's."""
     fit = model.fit
     assert model.trusted
@@ -84,7 +85,7 @@ class TestAgainstR:
         assert test.f == pytest.approx(test.df_error * np.expm1(ratio / n) / 2, rel=1e-4)
 
 
-def kather_model(kather: pd.DataFrame, n_zones: int) -> CountModel:
+def kather_model(kather: pd.DataFrame, n_zones: int) -> SiteByZoneModel:
     zones = ["MARG_500_OUT", "TU_CORE", "MARG_500_IN", "DISTANT_OUT"][:n_zones]
     rows = kather[(kather["marker"] == "CD8") & kather["zone"].isin(zones)]
     rows = rows.sort_values("zone", key=lambda names: names.map(zones.index))
@@ -100,7 +101,7 @@ def kather_model(kather: pd.DataFrame, n_zones: int) -> CountModel:
 
 def test_kather_cd8_is_kept_out_of_the_core_of_metastases(kather: pd.DataFrame) -> None:
     model = kather_model(kather, 3)
-    core = model.exclusion_ratios[0]
+    core = model.interactions[0]
     assert core.zone == "TU_CORE"
     # glmmTMB: -1.465, standard error 0.309.
     assert core.ratio.value == pytest.approx(np.exp(-1.4651), rel=1e-3)
@@ -125,16 +126,14 @@ class TestInvariance:
     def test_order_of_rows_does_not_matter(self, seed: int, order: list[int]) -> None:
         frame = cohort(seed=seed)
         one, two = model_of(frame), model_of(frame.iloc[order])
-        assert one.exclusion_ratios[0].ratio.value == pytest.approx(
-            two.exclusion_ratios[0].ratio.value, rel=1e-5
-        )
+        assert one.interactions[0].ratio.value == pytest.approx(two.interactions[0].ratio.value, rel=1e-5)
         assert one.wald is not None
         assert two.wald is not None
         assert one.wald.p_value == pytest.approx(two.wald.p_value, rel=1e-4)
 
     def test_the_other_reference_zone_turns_the_interaction_round(self) -> None:
         one, two = model_of(cohort()), model_of(cohort(), reference_zone="core")
-        a, b = one.exclusion_ratios[0], two.exclusion_ratios[0]
+        a, b = one.interactions[0], two.interactions[0]
         assert a.ratio.value is not None
         assert a.ratio.low is not None
         assert b.ratio.value == pytest.approx(1 / a.ratio.value, rel=1e-5)
@@ -145,21 +144,19 @@ class TestInvariance:
     def test_unit_of_area_does_not_matter(self) -> None:
         frame = cohort()
         one, two = model_of(frame), model_of(frame.assign(area_mm2=frame["area_mm2"] * 1000))
-        assert one.exclusion_ratios[0].ratio.value == pytest.approx(
-            two.exclusion_ratios[0].ratio.value, rel=1e-5
-        )
+        assert one.interactions[0].ratio.value == pytest.approx(two.interactions[0].ratio.value, rel=1e-5)
 
     def test_one_interaction_is_judged_alike_by_its_interval_and_the_robust_test(self) -> None:
         model = model_of(cohort())
         assert model.robust_wald is not None
-        assert model.exclusion_ratios[0].p_value == pytest.approx(model.robust_wald.p_value, rel=1e-9)
+        assert model.interactions[0].p_value == pytest.approx(model.robust_wald.p_value, rel=1e-9)
 
     def test_the_truth_is_found_in_a_large_cohort(self) -> None:
         truth = replace(TRUTH, site_correlation=0.5)
         frame = simulate_cohort(truth, n_primary=300, n_metastasis=300, n_pairs=300, seed=1)
         model = model_of(frame, lesions=True)
         assert model.fit is not None
-        assert np.log(model.exclusion_ratios[0].ratio.value) == pytest.approx(-1.3, abs=0.15)
+        assert np.log(model.interactions[0].ratio.value) == pytest.approx(-1.3, abs=0.15)
         assert model.fit.dispersion_k == pytest.approx(3.0, rel=0.1)
         assert model.fit.patient_sd**2 + model.fit.lesion_sd**2 == pytest.approx(0.81, rel=0.15)
         assert model.fit.patient_sd**2 == pytest.approx(0.405, rel=0.35)
@@ -174,8 +171,8 @@ class TestTrust:
         assert model.reasons == (
             "not one cell in core of metastasis: its rate has no lower limit (separation)",
         )
-        assert model.exclusion_ratios[0].ratio.value is None
-        assert model.exclusion_ratios[0].ratio.not_assessable == model.reasons[0]
+        assert model.interactions[0].ratio.value is None
+        assert model.interactions[0].ratio.not_assessable == model.reasons[0]
         assert (model.wald, model.likelihood_ratio, model.robust_wald, model.fit) == (None,) * 4
 
     def test_a_zone_that_one_site_lacks(self) -> None:
@@ -220,4 +217,4 @@ class TestTrust:
 
 def test_lesion_effect_needs_patients_with_two() -> None:
     one, two = model_of(cohort()), model_of(cohort(), lesions=True)
-    assert one.exclusion_ratios == two.exclusion_ratios
+    assert one.interactions == two.interactions
