@@ -1,0 +1,207 @@
+"""Serial sections on rendered pairs with known truth: how far off, what is refused, what the tiles say.
+
+    uv run benchmarks/sections.py OUT [--pairs shift rotate ...]
+
+Renders pairs into OUT (once), runs infer on their slides (once) and `histo sections` on the pairs, and on
+pairs of slides that do not belong together. Prints for each the median target registration error over all
+true cells outside of folds, the error that is reported, the verdict, and Spearman's correlation of CD8 and
+marker over the tiles that are used: true cells laid over each other truly, against cells found and slides
+registered. Exits with 1 where an accepted pair is off by more than 25 um, a correlation by more than 0.1, or
+an unrelated pair is accepted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from rich.console import Console
+from scipy.stats import spearmanr
+
+from histo.config import load_config
+from histo.run.batch import run_batch
+from histo.sections.command import run_sections
+from histo.sections.config import SectionsConfig
+from histo.sections.pairs import Pair
+from histo.sections.summary import PairResult
+from histo.synthetic.serial import Mounting, SerialSpec, render_pair
+from histo.synthetic.slide import SlideSpec
+
+SIZE_UM = (2200.0, 1500.0)
+
+
+def slide(name: str, seed: int, **changes: object) -> SlideSpec:
+    return SlideSpec(name, seed=seed, size_um=SIZE_UM, **changes)  # type: ignore[arg-type]
+
+
+SPECS = [
+    SerialSpec(slide("shift", 11, phenotype="inflamed"), "shift_pd1", shift_um=(180, -90)),
+    SerialSpec(slide("rotate", 12, phenotype="inflamed"), "rotate_pd1", rotation_deg=35, coupling=0.9),
+    SerialSpec(
+        slide("stretch", 13, phenotype="excluded"),
+        "stretch_pd1",
+        rotation_deg=-20,
+        stretch=(1.04, 0.97),
+        bend_um=15,
+    ),
+    SerialSpec(
+        slide("bend", 14, phenotype="inflamed", host="bowel wall", site="primary"),
+        "bend_pd1",
+        rotation_deg=160,
+        stretch=(1.02, 1.03),
+        bend_um=40,
+        coupling=0.5,
+    ),
+    SerialSpec(slide("fold", 15, phenotype="inflamed"), "fold_pd1", rotation_deg=15, bend_um=10, fold_um=40),
+    SerialSpec(
+        slide("tear", 16, phenotype="excluded"),
+        "tear_pd1",
+        rotation_deg=-75,
+        bend_um=15,
+        tear_um=60,
+        fault_deg=20,
+    ),
+    SerialSpec(
+        slide("flip", 17, phenotype="inflamed", tumour="nodule", tumour_fraction=0.6),
+        "flip_pd1",
+        rotation_deg=110,
+        bend_um=20,
+        flip=True,
+    ),
+    SerialSpec(
+        slide("all", 18, phenotype="excluded", host="bowel wall", site="primary"),
+        "all_pd1",
+        rotation_deg=60,
+        shift_um=(-120, 60),
+        stretch=(0.97, 1.03),
+        bend_um=30,
+        fold_um=25,
+    ),
+    SerialSpec(
+        slide("loose", 19, phenotype="inflamed", tumour="nodule", tumour_fraction=0.6),
+        "loose_pd1",
+        rotation_deg=-40,
+        bend_um=25,
+        coupling=0.1,
+    ),
+]
+UNRELATED = [("shift", "stretch_pd1"), ("rotate", "bend_pd1"), ("flip", "loose_pd1"), ("fold", "rotate_pd1")]
+
+
+@dataclass(frozen=True)
+class Against:
+    """A pair that belongs together, against its truth."""
+
+    tre_um: float
+    tre_90_um: float
+    true_spearman: float
+    true_everywhere: float
+
+
+def against_truth(spec: SerialSpec, folder: Path, out: Path) -> Against:
+    """Compare the registration and the tiles of an accepted pair with the truth."""
+    mounting = Mounting.draw(spec)
+    cd8 = pd.read_parquet(folder / f"{spec.slide.slide_id}.truth.parquet")
+    marker = pd.read_parquet(folder / f"{spec.serial_id}.truth.parquet")
+    points = cd8[["x_um", "y_um"]].to_numpy()[::7]
+    true, in_fold = mounting.to_serial(points)
+    transform = sitk.ReadTransform(str(out / "slide_to_serial.h5"))
+    found = np.array([transform.TransformPoint(point) for point in points[~in_fold].tolist()])
+    off = np.hypot(*(found - true[~in_fold]).T)
+    tiles_path = out / "tiles.parquet"
+    if not tiles_path.is_file():
+        return Against(float(np.median(off)), float(np.percentile(off, 90)), np.nan, np.nan)
+    tiles = pd.read_parquet(tiles_path)
+    step = SectionsConfig().tile_um
+
+    def density(x_um: pd.Series[float], y_um: pd.Series[float]) -> pd.Series[float]:
+        counts = (
+            pd.Series(1, index=pd.MultiIndex.from_arrays([x_um // step, y_um // step]))
+            .groupby(level=[0, 1])
+            .sum()
+        )
+        return (
+            counts.reindex(pd.MultiIndex.from_frame(tiles[["column", "row"]]), fill_value=0)
+            / tiles["area_mm2"].to_numpy()
+        )
+
+    is_cd8, is_marker = cd8[cd8["is_cd8"]], marker[marker["is_marker"] & ~marker["in_fault"]]
+    one = density(is_cd8["x_um"], is_cd8["y_um"]).to_numpy()
+    two = density(is_marker["tissue_x_um"], is_marker["tissue_y_um"]).to_numpy()
+    used = tiles["used"].to_numpy()
+    _, folded = mounting.to_serial(tiles[["x_um", "y_um"]].to_numpy())
+    whole = ~folded & (tiles["area_mm2"].to_numpy() >= 0.5 * step**2 / 1e6)
+    return Against(
+        float(np.median(off)),
+        float(np.percentile(off, 90)),
+        float(spearmanr(one[used], two[used]).statistic) if used.sum() > 2 else np.nan,
+        float(spearmanr(one[whole], two[whole]).statistic),
+    )
+
+
+def row(result: PairResult, seconds: float, truth: Against | None) -> str:
+    summary = result.registration
+    assert summary is not None, result.reason
+    error = np.nan if summary.error_um is None else summary.error_um
+    text = f"{result.slide_id + ' + ' + result.serial_id:24} {result.status:8} {error:6.1f} {summary.verified_fraction:8.2f}"
+    text += f" {'' if truth is None else f'{truth.tre_um:.1f}':>6} {'' if truth is None else f'{truth.tre_90_um:.1f}':>6}"
+    if result.status == "done" and truth is not None:
+        spearman = result.zones[0].spearman
+        text += f" {result.zones[0].n_tiles:6d} {truth.true_everywhere:6.2f} {truth.true_spearman:6.2f} {spearman.value:6.2f}"
+        text += f"  {spearman.low:5.2f} to {spearman.high:4.2f}" if spearman.low is not None else ""
+    return text + f"   {seconds:.0f} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--pairs", nargs="+", default=[spec.slide.slide_id for spec in SPECS])
+    parser.add_argument("--render-only", action="store_true")
+    arguments = parser.parse_args()
+    slides, results, out = (arguments.out / name for name in ("slides", "results", "sections"))
+    specs = [spec for spec in SPECS if spec.slide.slide_id in arguments.pairs]
+    for spec in specs:
+        if not (slides / f"{spec.serial_id}.truth.json").is_file():
+            render_pair(spec, slides)
+    if arguments.render_only:
+        return
+    images = [slides / f"{name}.tif" for spec in specs for name in (spec.slide.slide_id, spec.serial_id)]
+    run_batch(images, results, load_config(None, ["measure.spatial=false"]), console=Console(quiet=True))
+    ids = {path.stem for path in images}
+    config = SectionsConfig()
+    print(
+        "error, TRE: median um. Spearman of CD8 and marker over tiles: true, anywhere; true, tiles used; measured"
+    )
+    print(
+        f"{'pair':24} {'verdict':8} {'error':>6} {'verified':>8} {'TRE':>6} {'90 %':>6} {'tiles':>6} {'true':>6} {'used':>6} {'found':>6}"
+    )
+    good = True
+    for spec in specs:
+        begun = time.perf_counter()
+        pair = Pair(spec.slide.slide_id, spec.serial_id, "PD-1")
+        (result,) = run_sections(results, [pair], out, config, console=Console(quiet=True))
+        seconds = time.perf_counter() - begun
+        truth = against_truth(spec, slides, out / f"{pair.slide}__{pair.serial}")
+        print(row(result, seconds, truth), flush=True)
+        if result.status == "done":
+            value = result.zones[0].spearman.value
+            good &= truth.tre_um <= 25 and value is not None and abs(value - truth.true_spearman) <= 0.1
+    for one, two in UNRELATED:
+        if {one, two} <= ids:
+            begun = time.perf_counter()
+            (result,) = run_sections(
+                results, [Pair(one, two, "PD-1")], out, config, console=Console(quiet=True)
+            )
+            print(row(result, time.perf_counter() - begun, None), flush=True)
+            good &= result.status == "refused"
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
