@@ -65,8 +65,8 @@ def register(first: NuclearPicture, second: NuclearPicture, *, grid_um: float, f
         raise RegistrationError("no rotation brings the sections to lie over each other")
     _, guess, transform = max(trials, key=lambda trial: trial[0])
     try:
-        transform = _linear(first, second, transform, sitk.Euler2DTransform(), (4, 2))
-        transform = _linear(first, second, transform, sitk.AffineTransform(2), (4, 2, 1))
+        transform = _linear(first, second, transform, sitk.Euler2DTransform(), (4,))
+        transform = _linear(first, second, transform, sitk.AffineTransform(2), (4, 2))
         transform = _bspline(first, second, transform, grid_um)
     except RuntimeError as error:
         raise RegistrationError(f"the registration did not come to an end ({_reason(error)})") from None
