@@ -151,7 +151,9 @@ def against_truth(spec: SerialSpec, folder: Path, out: Path) -> Against:
 
 def results_of_truth(images: list[Path], slides: Path, results: Path) -> None:
     """Write results of slides whose cells are the true ones, as if the network made no mistake."""
-    run_batch(images[:1], results, load_config(None, ["measure.spatial=false"]), console=Console(quiet=True))
+    if not (results / images[0].stem / "summary.json").is_file():
+        quick = load_config(None, ["measure.spatial=false"])
+        run_batch(images[:1], results, quick, console=Console(quiet=True))
     known = SlideSummary.model_validate_json((results / images[0].stem / "summary.json").read_bytes())
     for image in images:
         folder = results / image.stem

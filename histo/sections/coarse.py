@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from histo.sections.picture import NuclearPicture
 # Pixels of the longer side of the pictures that are turned.
 _SIDE_PX = 192
 _STEP_DEG = 6.0
+# Then from the best of these, each way.
+_FINER_DEG = (3.0, 1.5, 0.75)
 # Guesses that are handed on; neighbours in angle of a better one are not among them.
 _N_GUESSES = 6
 
@@ -37,7 +40,8 @@ def coarse_guesses(first: NuclearPicture, second: NuclearPicture, *, flips: bool
 
     The tissue's centres of mass are laid over each other, the second picture is turned in steps of 6 degrees,
     as it is and mirrored, and for each the best shift is where the cross-correlation of the nuclear stain
-    (and with it of the tissue's shape, for glass has none) is largest.
+    (and with it of the tissue's shape, for glass has none) is largest. The best six are then turned in finer
+    steps, to within half a degree or so.
     """
     factor = max(1, int(np.ceil(max(*first.nuclear.shape, *second.nuclear.shape) / _SIDE_PX)))
     one, two = first.coarser(factor), second.coarser(factor)
@@ -48,27 +52,38 @@ def coarse_guesses(first: NuclearPicture, second: NuclearPicture, *, flips: bool
     fixed = _turned(_picture(one), np.eye(2), centres[0], middle, side)
     spectrum = np.conj(fft.rfft2(fixed))
     scale = float(np.linalg.norm(fixed))
-    found = []
-    for mirrored in (False, True) if flips else (False,):
-        for angle in np.arange(0, 360, _STEP_DEG):
-            matrix = _matrix(float(angle), mirrored)
-            # Rows and columns are y and x.
-            turned = _turned(_picture(two), matrix[::-1, ::-1], centres[1], middle, side)
-            correlation = fft.irfft2(spectrum * fft.rfft2(turned), s=(side, side))
-            peak = np.unravel_index(int(correlation.argmax()), correlation.shape)
-            rows, columns = (int(p) - side if p > side / 2 else int(p) for p in peak)
-            # In the turned picture the second section lies `shift` further on.
-            offset = matrix @ (np.array([columns, rows]) * mpp)
-            centre = (centres[0][::-1] + 0.5) * mpp
-            shift = (centres[1][::-1] + 0.5) * mpp - centre + offset
-            similarity = float(correlation.max()) / (scale * max(float(np.linalg.norm(turned)), 1e-9))
-            found.append(Guess(matrix, centre, shift, float(angle), mirrored, similarity))
+    moving = _picture(two)
+
+    def tried(angle: float, mirrored: bool) -> Guess:
+        matrix = _matrix(angle, mirrored)
+        # Rows and columns are y and x.
+        turned = _turned(moving, matrix[::-1, ::-1], centres[1], middle, side)
+        correlation = fft.irfft2(spectrum * fft.rfft2(turned), s=(side, side))
+        peak = np.unravel_index(int(correlation.argmax()), correlation.shape)
+        rows, columns = (int(p) - side if p > side / 2 else int(p) for p in peak)
+        # In the turned picture the second section lies so much further on.
+        offset = matrix @ (np.array([columns, rows]) * mpp)
+        centre = (centres[0][::-1] + 0.5) * mpp
+        shift = (centres[1][::-1] + 0.5) * mpp - centre + offset
+        similarity = float(correlation.max()) / (scale * max(float(np.linalg.norm(turned)), 1e-9))
+        return Guess(matrix, centre, shift, angle % 360, mirrored, similarity)
+
+    def best(guesses: Iterable[Guess]) -> Guess:
+        return max(guesses, key=lambda guess: guess.similarity)
+
+    found = [
+        tried(float(angle), mirrored)
+        for mirrored in ((False, True) if flips else (False,))
+        for angle in np.arange(0, 360, _STEP_DEG)
+    ]
     found.sort(key=lambda guess: -guess.similarity)
     kept: list[Guess] = []
     for guess in found:
-        if all(_apart(guess, other) > 2 * _STEP_DEG for other in kept):
+        if len(kept) < _N_GUESSES and all(_apart(guess, other) > 2 * _STEP_DEG for other in kept):
             kept.append(guess)
-    return kept[:_N_GUESSES]
+    for step in _FINER_DEG:
+        kept = [best([g, *(tried(g.angle_deg + turn, g.mirrored) for turn in (-step, step))]) for g in kept]
+    return sorted(kept, key=lambda guess: -guess.similarity)
 
 
 def _picture(part: NuclearPicture) -> NDArray[np.float32]:

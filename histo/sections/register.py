@@ -148,7 +148,10 @@ def _linear(
     change.SetCenter(middle.tolist())  # type: ignore[no-untyped-call]
     method = _method(first, shrink)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=8 * first.mpp, minStep=0.02 * first.mpp, numberOfIterations=150, relaxationFactor=0.6
+        learningRate=shrink[0] * first.mpp / 2,
+        minStep=0.02 * first.mpp,
+        numberOfIterations=150,
+        relaxationFactor=0.6,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetMovingInitialTransform(before)

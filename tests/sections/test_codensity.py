@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import spearmanr
@@ -73,6 +73,7 @@ def test_enrichment_is_1_without_regard_to_cd8_and_above_with() -> None:
     assert values[1.0].low > 1.5  # type: ignore[operator]
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1))
 def test_tiles_of_a_zone_add_up_to_those_of_the_whole(seed: int) -> None:
     tiles = made_tiles(seed, n_side=8)

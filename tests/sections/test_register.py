@@ -17,25 +17,19 @@ POINTS = np.random.default_rng(0).uniform([450, 300], [1070, 740], (300, 2))
 
 
 @pytest.mark.parametrize(("angle", "mirrored"), [(40.0, False), (201.0, True)])
-def test_any_rotation_and_mirror_image_is_found(angle: float, mirrored: bool) -> None:
+def test_any_rotation_and_mirror_image_is_found_and_found_again(angle: float, mirrored: bool) -> None:
     first = noise_picture(1)
     moved = moved_picture(first, angle, mirrored=mirrored)
     best = coarse_guesses(first, moved.picture, flips=True)[0]
     assert best.mirrored == mirrored
-    assert abs(best.angle_deg - angle) <= 6
+    assert abs(best.angle_deg - angle) <= 1
     found = register(first, moved.picture, grid_um=400, flips=True)
-    off = tabulate(found.transform, first.size_um)(POINTS) - moved(POINTS)
-    assert np.median(np.hypot(*off.T)) < MPP
+    mapping = tabulate(found.transform, first.size_um)
+    assert np.median(np.hypot(*(mapping(POINTS) - moved(POINTS)).T)) < 0.5 * MPP
     assert found.mirrored == mirrored
-
-
-def test_the_same_pictures_give_the_same_transform() -> None:
-    first = noise_picture(1)
-    moved = moved_picture(first, 10.0)
-    one, two = (register(first, moved.picture, grid_um=400, flips=False) for _ in range(2))
-    assert np.array_equal(
-        tabulate(one.transform, first.size_um).table, tabulate(two.transform, first.size_um).table
-    )
+    if mirrored:
+        again = register(first, moved.picture, grid_um=400, flips=True)
+        assert np.array_equal(tabulate(again.transform, first.size_um).table, mapping.table)
 
 
 def test_error_is_small_where_it_fits_and_unrelated_tissue_is_refused() -> None:
