@@ -22,6 +22,9 @@ from histo.sections.config import SectionsConfig
 from histo.sections.pairs import Pair
 from histo.sections.summary import RegistrationSummary
 
+# Two slides are rendered and searched for cells, and registered four times.
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 PAIR = Pair("cd8", "pd1.tif", "PD-1")
 
