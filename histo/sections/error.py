@@ -53,7 +53,7 @@ class LocalError:
 
     @property
     def verified_fraction(self) -> float:
-        """Share of the windows that look alike; of unrelated tissue 0.05."""
+        """Share of the windows that look alike; by chance 0.05."""
         return float(self.verified.mean()) if len(self.verified) else 0.0
 
     def at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ _SAMPLES = 300_000
 # Glass round the tissue takes part, so that outlines are drawn to each other.
 _RIM_UM = 60.0
 # um per pixel at which the first guesses are tried.
-_TRIAL_UM = 24.0
+_TRIAL_UM = 12.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ def _linear(
     method.SetMovingInitialTransform(before)
     method.SetInitialTransform(change, inPlace=True)
     method.Execute(image(first), image(second))
-    return _after(before, change)
+    return _better(first, second, before, _after(before, change))
 
 
 def _bspline(
@@ -171,7 +171,14 @@ def _bspline(
     method.SetMovingInitialTransform(before)
     method.SetInitialTransformAsBSpline(change, inPlace=True, scaleFactors=[1, 2, 4])
     method.Execute(image(first), image(second))
-    return _after(before, change)
+    return _better(first, second, before, _after(before, change))
+
+
+def _better(
+    first: NuclearPicture, second: NuclearPicture, *transforms: sitk.CompositeTransform
+) -> sitk.CompositeTransform:
+    """Return the transform with the most similar stain: a descent may leave a good place for a worse one."""
+    return max(transforms, key=lambda transform: similarity(first, second, transform))
 
 
 def _after(before: sitk.CompositeTransform, change: sitk.Transform) -> sitk.CompositeTransform:
