@@ -204,6 +204,45 @@ def states(
 
 
 @app.command()
+def sections(
+    results: Annotated[
+        Path, typer.Argument(help="Results folder of infer that holds both slides of each pair.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for registrations, tiles and sections.csv.")],
+    pairs: Annotated[
+        Path | None, typer.Option(help="CSV: slide, serial, marker, and landmarks where there are any.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="In place of --pairs: a manifest with lesion and stain of each slide.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML of the analysis; default: that of the docs.")
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Lay serial sections (CD8, and PD-1 or another marker) over each other; write co-density by tile."""
+    from histo.cohort.manifest import read_manifest
+    from histo.config import read_settings
+    from histo.sections.command import run_sections
+    from histo.sections.config import SectionsConfig
+    from histo.sections.pairs import pairs_of_manifest, read_pairs
+
+    settled = read_settings(SectionsConfig, config, list(settings or []))
+    if pairs is not None and manifest is None:
+        named = read_pairs(pairs)
+    elif manifest is not None and pairs is None:
+        named = pairs_of_manifest(read_manifest(manifest))
+    else:
+        raise ConfigError("it must be said which slides are pairs", fix="Give either --pairs or --manifest")
+    console = Console(stderr=True)
+    found = run_sections(results, named, out, settled, console=console)
+    without = [result for result in found if result.status != "done"]
+    console.print(f"{len(found) - len(without)} of {len(found)} pairs done")
+    console.print(f"Sections: {out / 'sections.csv'}", soft_wrap=True)
+    raise typer.Exit(_SOME_FAILED if without else 0)
+
+
+@app.command()
 def power(
     effect: Annotated[
         float, typer.Option(help="Part of the shift of Kather 2018 that is to be seen; 1 for all of it.")

@@ -80,3 +80,7 @@ class ResultsError(HistoError):
 
 class PointsError(HistoError):
     """Points, or the window round them, that a spatial statistic cannot use."""
+
+
+class RegistrationError(HistoError):
+    """Serial sections that cannot be laid over each other."""

@@ -1,0 +1,187 @@
+"""How far off a registration is, in um: by landmarks, there and back, and by what looks alike where."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+from skimage.feature import match_template
+
+from histo.errors import ConfigError
+from histo.sections.mapping import Mapping
+from histo.sections.picture import NuclearPicture
+
+# Edge of the windows that are looked for on the other section, how far they are looked for, and between
+# windows.
+_WINDOW_UM = 320.0
+_REACH_UM = 96.0
+_SPACING_UM = 100.0
+# Windows of a slide: of larger ones every so many-th only.
+_MOST_WINDOWS = 4000
+# A window looks alike where its best correlation exceeds this percentile of windows laid on wrong tissue.
+_BY_CHANCE = 95.0
+# A place is judged by the windows within so far of it.
+_AROUND_UM = 250.0
+_LANDMARK_COLUMNS = ("x_um", "y_um", "serial_x_um", "serial_y_um")
+_MIN_LANDMARKS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LocalError:
+    """The error at windows of the first slide, (n,) each.
+
+    x_um, y_um : their centres. there_and_back_um : distance between a point and where the forward and then
+    the backward registration take it. residual_um : shift of the second section that would look most alike;
+    NaN where no shift looks more alike than wrong tissue does. error_um : what is believed of the place: the
+    larger of both, medians over the windows within 250 um; NaN where fewer than half of them (and of 3) look
+    alike.
+    verified : whether the window looks alike.
+    """
+
+    x_um: NDArray[np.float64]
+    y_um: NDArray[np.float64]
+    there_and_back_um: NDArray[np.float64]
+    residual_um: NDArray[np.float64]
+    error_um: NDArray[np.float64]
+    verified: NDArray[np.bool_]
+
+    @property
+    def verified_fraction(self) -> float:
+        """Share of the windows that look alike; by chance 0.05."""
+        return float(self.verified.mean()) if len(self.verified) else 0.0
+
+    def at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the error at points (n, 2): that of the nearest window, NaN where none is within 250 um."""
+        if len(self.x_um) == 0:
+            return np.full(len(points), np.nan)
+        distance, nearest = KDTree(np.column_stack([self.x_um, self.y_um])).query(points)
+        return np.where(distance <= _AROUND_UM, self.error_um[nearest], np.nan)
+
+
+def local_error(
+    first: NuclearPicture, moved: NDArray[np.float32], forward: Mapping, backward: Mapping
+) -> LocalError:
+    """Measure the error of a registration place by place, without landmarks.
+
+    Inverse consistency (Christensen 2001, IEEE Trans Med Imaging 20:568) needs two registrations that know
+    nothing of each other, and is blind to what misleads both. So windows of 320 um are looked for within 96
+    um on the second section, where the registration has laid it, by normalised cross-correlation. What a best
+    correlation is worth is learnt from windows that are laid on wrong tissue.
+
+    Parameters
+    ----------
+    first : nuclear stain of the first slide. moved : of the second, on the grid of the first.
+    """
+    mpp = first.mpp
+    half, reach = round(_WINDOW_UM / 2 / mpp), round(_REACH_UM / mpp)
+    rows, columns = _centres(first.tissue & (moved > 0), mpp, half)
+    x, y = ((place.astype(np.float64) + 0.5) * mpp for place in (columns, rows))
+    centres = np.column_stack([x, y])
+    there_and_back = np.hypot(*(backward(forward(centres)) - centres).T)
+    one = ndimage.gaussian_filter(first.nuclear, 1.0)
+    two = np.pad(ndimage.gaussian_filter(moved, 1.0), half + reach)
+    padded = np.pad(one, half)
+    # Half the slide further on is other tissue.
+    wrong = np.roll(np.arange(len(rows)), len(rows) // 2)
+    best, off, by_chance = (np.zeros(len(rows)) for _ in range(3))
+    for index, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        template = padded[row : row + 2 * half + 1, column : column + 2 * half + 1]
+        best[index], off[index] = _best(template, two, row, column, half, reach, mpp)
+        other = wrong[index]
+        by_chance[index], _ = _best(template, two, rows[other], columns[other], half, reach, mpp)
+    limit = float(np.percentile(by_chance, _BY_CHANCE)) if len(rows) else 1.0
+    verified = best > limit
+    residual = np.where(verified, off, np.nan)
+    return LocalError(x, y, there_and_back, residual, _smooth(centres, there_and_back, residual), verified)
+
+
+def _centres(tissue: NDArray[np.bool_], mpp: float, half: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the centres of windows that are mostly tissue."""
+    share = ndimage.uniform_filter(tissue.astype(np.float32), 2 * half + 1, mode="constant")
+    step = max(1, round(_SPACING_UM / mpp))
+    while True:
+        rows, columns = np.nonzero(share[step // 2 :: step, step // 2 :: step] > 0.5)
+        if len(rows) <= _MOST_WINDOWS:
+            return rows * step + step // 2, columns * step + step // 2
+        step *= 2
+
+
+def _best(
+    template: NDArray[np.float32],
+    picture: NDArray[np.float32],
+    row: int,
+    column: int,
+    half: int,
+    reach: int,
+    mpp: float,
+) -> tuple[float, float]:
+    """Return the best correlation of a window round a place, and how far from it, um."""
+    size = 2 * (half + reach) + 1
+    around = picture[row : row + size, column : column + size]
+    if template.std() < 1e-6 or around.std() < 1e-6:
+        return 0.0, np.inf
+    correlation = match_template(around, template)  # type: ignore[no-untyped-call]
+    peak = np.unravel_index(int(correlation.argmax()), correlation.shape)
+    off = np.hypot(peak[0] - reach, peak[1] - reach) * mpp
+    return float(correlation[peak]), float(off)
+
+
+def _smooth(
+    centres: NDArray[np.float64], there_and_back: NDArray[np.float64], residual: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    if len(centres) == 0:
+        return np.empty(0)
+    error = np.full(len(centres), np.nan)
+    tree = KDTree(centres)
+    for index, centre in enumerate(centres):
+        near: list[int] = tree.query_ball_point(centre, _AROUND_UM)
+        known = residual[near]
+        known = known[~np.isnan(known)]
+        if len(known) >= max(3, 0.5 * len(near)):
+            error[index] = max(float(np.median(known)), float(np.median(there_and_back[near])))
+    return error
+
+
+def read_landmarks(path: Path) -> NDArray[np.float64]:
+    """Read pairs of points: a CSV with x_um, y_um on the first slide, serial_x_um, serial_y_um on the second.
+
+    Returns
+    -------
+    (n, 4) float64.
+
+    Raises
+    ------
+    ConfigError : it cannot be read, lacks a column, holds what is no number, or fewer than 4 pairs.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig", index_col=False)
+    except (OSError, ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise ConfigError(f"the landmarks cannot be read ({error})", path=path) from None
+    missing = [name for name in _LANDMARK_COLUMNS if name not in frame.columns]
+    if missing:
+        raise ConfigError(
+            f"the landmarks have no column {', '.join(missing)}",
+            path=path,
+            fix=f"Name the columns {', '.join(_LANDMARK_COLUMNS)}; positions are um from the top left corner",
+        )
+    numbers = [pd.to_numeric(frame[name], errors="coerce") for name in _LANDMARK_COLUMNS]
+    values: NDArray[np.float64] = np.column_stack([column.to_numpy(np.float64) for column in numbers])
+    bad = [str(line) for line in np.flatnonzero(~np.isfinite(values).all(axis=1)) + 2]
+    if bad:
+        raise ConfigError(f"landmarks that are no numbers, in line {', '.join(bad)}", path=path)
+    if len(values) < _MIN_LANDMARKS:
+        raise ConfigError(f"only {len(values)} landmarks, {_MIN_LANDMARKS} needed", path=path)
+    return values
+
+
+def landmark_error_um(landmarks: NDArray[np.float64], forward: Mapping) -> NDArray[np.float64]:
+    """Return how far from its partner each landmark (n, 4) of the first slide is taken, um on the second."""
+    return np.asarray(np.hypot(*(forward(landmarks[:, :2]) - landmarks[:, 2:]).T))
