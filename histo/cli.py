@@ -153,6 +153,50 @@ def cohort(
 
 
 @app.command()
+def states(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Results folder of infer; or a table of cells of another program, or a folder."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for what is written; default: the results folder.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML with panel and states; default: that of the results folder."),
+    ] = None,
+    table_format: Annotated[
+        Format | None, typer.Option("--format", help="Of a table of another program; default: recognised.")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Pixel size in um, for tables whose positions are in pixels.")
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="YAML: what columns and classes of a table mean.")
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Gate the markers of CD8+ cells and tell their states; write states.html, states.csv and gates.json."""
+    from histo.config import read_settings
+    from histo.run.states import headlines, run_states
+    from histo.tables.mapping import TableMapping
+
+    result = run_states(
+        source,
+        out,
+        config,
+        list(settings or []),
+        table_format=table_format,
+        mpp=mpp,
+        mapping=None if mapping is None else read_settings(TableMapping, mapping, ()),
+    )
+    console = Console()
+    for line in headlines(result):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"States: {(out or source) / 'states.html'}", soft_wrap=True)
+
+
+@app.command()
 def power(
     effect: Annotated[
         float, typer.Option(help="Part of the shift of Kather 2018 that is to be seen; 1 for all of it.")

@@ -309,6 +309,27 @@ class Config(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _panel_is_stained(self) -> Config:
+        panel, stain = self.panel, self.stain
+        if isinstance(stain, FluorescenceStain):
+            if panel.autofluorescence and stain.autofluorescence is None:
+                raise ValueError(
+                    "panel.autofluorescence takes from stain.autofluorescence: name that channel"
+                )
+            return self
+        if panel.autofluorescence or panel.spillover:
+            raise ValueError("panel.autofluorescence and panel.spillover are for fluorescence")
+        chromogens = ["nuclear", "CD8", *([] if stain.residual_name is None else [stain.residual_name])]
+        known = {name.casefold() for name in chromogens}
+        unknown = [marker.channel for marker in panel.markers if marker.channel.casefold() not in known]
+        if unknown:
+            raise ValueError(
+                f"no stain of this brightfield protocol: {', '.join(map(repr, unknown))}; it has "
+                f"{', '.join(chromogens)}: a third is stain.vectors.residual with stain.residual_name"
+            )
+        return self
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that can change a result."""
         text = json.dumps(self.model_dump(mode="json", exclude={"run", "states"}), sort_keys=True)

@@ -16,6 +16,8 @@ COMPARTMENTS: tuple[Compartment, ...] = ("nucleus", "ring", "cell")
 Statistic = Literal["mean", "median", "upper"]
 STATISTICS: tuple[Statistic, ...] = ("mean", "median", "upper")
 Role = Literal["checkpoint", "state", "lineage", "tumour", "other"]
+# The first words of columns that every cell table has.
+_STAIN_NAMES = {"nuclear", "cd8", "residual"}
 # Cells that do not carry a marker, by lineage: all cells that are not CD8+, or those of one region.
 NegativeCells = Literal["other", "other in tumour", "other in host"]
 
@@ -33,7 +35,7 @@ class Marker(_Section):
     compartment, statistic : where, and by what, a cell is called positive; all of them are measured.
     """
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[^\s&|!()+]+$")]
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^\s&|!()+^]+$")]
     channel: Annotated[str, Field(min_length=1)]
     role: Role = "other"
     compartment: Compartment = "ring"
@@ -73,6 +75,10 @@ class PanelConfig(_Section):
         sources = {*names, "nuclear", "CD8"}
         targets = {*self.autofluorescence, *(to for row in self.spillover.values() for to in row)}
         unknown = sorted((set(self.spillover) - sources) | (targets - set(names)))
+        if taken := sorted(_STAIN_NAMES & set(names)):
+            raise ValueError(
+                f"{', '.join(taken)}: the cell table has such columns already: name it otherwise"
+            )
         if unknown:
             raise ValueError(f"no such marker in the panel: {', '.join(unknown)}")
         return self
@@ -82,7 +88,8 @@ class StatesConfig(_Section):
     """How cells are called positive, and which states are told.
 
     gates, bright_gates : manual thresholds by marker, in the unit of the cell table; "bright" is a second,
-    higher one.
+    higher one. bright_multiples : by marker, how many times its gate is bright, where that gate comes from
+    controls or negatives.
     control_slides : slide ids whose CD8+ cells are negative for every marker (isotype, no primary antibody).
     negatives : by marker, cells of its batch that are negative by lineage.
     negative_percentile : of controls and negatives, where the gate lies.
@@ -92,6 +99,7 @@ class StatesConfig(_Section):
 
     gates: dict[str, float] = {}
     bright_gates: dict[str, float] = {}
+    bright_multiples: dict[str, Annotated[float, Field(gt=1)]] = {}
     control_slides: tuple[str, ...] = ()
     negatives: dict[str, NegativeCells] = {}
     negative_percentile: Annotated[float, Field(gt=50, lt=100)] = 99.0

@@ -1,19 +1,46 @@
-"""How much stain a cell has, in its nucleus and in the ring along its outline."""
+"""The parts of a cell that are measured: its nucleus, and the ring along its outline."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def stain_means(
-    stain: NDArray[np.float32],
-    labels: NDArray[np.int32],
-    occupied: NDArray[np.bool_],
-    *,
-    half_ring_px: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average each stain over nucleus and ring of each cell.
+class Compartments(NamedTuple):
+    """The pixels of n cells, those of the nuclei first, then those of the rings.
+
+    A pixel is listed once for each cell that it belongs to. Within a compartment, the pixels of a cell come
+    in an order that depends on the cell alone.
+
+    n : number of cells.
+    rows, columns : (p,) where the pixels lie.
+    owner : (p,) int32, 1 ... n.
+    n_nucleus : how many of the p belong to nuclei.
+    """
+
+    n: int
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    owner: NDArray[np.int32]
+    n_nucleus: int
+
+    @property
+    def nucleus(self) -> slice:
+        """Which pixels belong to nuclei."""
+        return slice(0, self.n_nucleus)
+
+    @property
+    def ring(self) -> slice:
+        """Which pixels belong to rings."""
+        return slice(self.n_nucleus, None)
+
+
+def compartments(
+    labels: NDArray[np.int32], occupied: NDArray[np.bool_], *, half_ring_px: int
+) -> Compartments:
+    """Find nucleus and ring of each cell.
 
     The ring is the band within `half_ring_px` of the outline on either side (by steps along rows and
     columns), without pixels of other cells; the nucleus is the rest of the inside. An outside pixel next to
@@ -21,16 +48,10 @@ def stain_means(
 
     Parameters
     ----------
-    stain : (C, H, W) stain amounts.
     labels : (H, W), 0 or 1 ... n.
     occupied : (H, W), True where any cell lies, with a label or without.
     half_ring_px : at least 1.
-
-    Returns
-    -------
-    (n, C) means of the nucleus, and of the ring; NaN where a cell has no such pixel.
     """
-    n = int(labels.max(initial=0))
     height, width = labels.shape
     r = half_ring_px
     framed = np.pad(labels, r)
@@ -54,14 +75,29 @@ def stain_means(
     outside = np.divmod(place, framed.shape[1])
 
     inside = np.nonzero(deep)
-    nucleus = _means(stain, inside, labels[inside], n)
-    ring = _means(
-        stain,
-        (np.concatenate([band[0], outside[0] - r]), np.concatenate([band[1], outside[1] - r])),
-        np.concatenate([value, owner.astype(np.int32)]),
-        n,
+    return Compartments(
+        n=int(labels.max(initial=0)),
+        rows=np.concatenate([inside[0], band[0], outside[0] - r]),
+        columns=np.concatenate([inside[1], band[1], outside[1] - r]),
+        owner=np.concatenate([labels[inside], value, owner.astype(np.int32)]),
+        n_nucleus=len(inside[0]),
     )
-    return nucleus, ring
+
+
+def stain_means(
+    stain: NDArray[np.float32], parts: Compartments
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Average each stain over nucleus and ring of each cell.
+
+    Parameters
+    ----------
+    stain : (C, H, W) stain amounts.
+
+    Returns
+    -------
+    (n, C) means of the nucleus, and of the ring; NaN where a cell has no such pixel.
+    """
+    return _means(stain, parts, parts.nucleus), _means(stain, parts, parts.ring)
 
 
 def _steps_within(radius: int) -> list[tuple[int, int]]:
@@ -69,13 +105,9 @@ def _steps_within(radius: int) -> list[tuple[int, int]]:
     return [(dy, dx) for dy in span for dx in span if 0 < abs(dy) + abs(dx) <= radius]
 
 
-def _means(
-    stain: NDArray[np.float32],
-    pixels: tuple[NDArray[np.intp], ...],
-    owner: NDArray[np.int32],
-    n: int,
-) -> NDArray[np.float64]:
-    count = np.bincount(owner, minlength=n + 1)[1:].astype(np.float64)
+def _means(stain: NDArray[np.float32], parts: Compartments, which: slice) -> NDArray[np.float64]:
+    owner, pixels = parts.owner[which], (parts.rows[which], parts.columns[which])
+    count = np.bincount(owner, minlength=parts.n + 1)[1:].astype(np.float64)
     count[count == 0] = np.nan
-    sums = [np.bincount(owner, channel[pixels], minlength=n + 1)[1:] for channel in stain]
+    sums = [np.bincount(owner, channel[pixels], minlength=parts.n + 1)[1:] for channel in stain]
     return np.stack(sums, axis=1) / count[:, None]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from histo.cells.compartments import stain_means
+from histo.cells.compartments import Compartments, compartments, stain_means
 from histo.cells.decode import REACH_PX, decode
 from histo.cells.instances import Instances
 from histo.cells.network import Maps, folded
@@ -32,11 +32,13 @@ class TileCells:
         (row, then column). A stain mean is NaN where a cell has no pixel of that compartment.
     outlines : (n,) shapely polygons in um in the slide's frame.
     labels : (H, W) int32 over `tile.read`: `cell_id` where a cell of this tile lies, else 0.
+    parts : the pixels of each cell's nucleus and ring over `tile.read`, in the order of the table.
     """
 
     table: pd.DataFrame
     outlines: NDArray[np.object_]
     labels: NDArray[np.int32]
+    parts: Compartments
 
 
 class CellDetector:
@@ -189,7 +191,8 @@ def owned_cells(
     labels = number[found.labels]
     area = found.area_px[owned]
     half_ring_px = max(1, round(config.ring_width_um / mpp / 2))
-    nucleus, ring = stain_means(stain, labels, found.occupied, half_ring_px=half_ring_px)
+    parts = compartments(labels, found.occupied, half_ring_px=half_ring_px)
+    nucleus, ring = stain_means(stain, parts)
     table = cell_frame(
         {
             "cell_id": np.arange(1, len(owned) + 1),
@@ -206,7 +209,7 @@ def owned_cells(
     polygons = outlines(labels, mpp=mpp, origin_px=(left, top), tolerance_um=config.outline_tolerance_um)
     whole = np.zeros((tile.read.height, tile.read.width), np.int32)
     whole[m : whole.shape[0] - m, m : whole.shape[1] - m] = labels
-    return TileCells(table, polygons, whole)
+    return TileCells(table, polygons, whole, parts._replace(rows=parts.rows + m, columns=parts.columns + m))
 
 
 def _holds(start: int, size: int, total: NDArray[np.int64], area: NDArray[np.int64]) -> NDArray[np.bool_]:

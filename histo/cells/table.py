@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from histo.panel import COMPARTMENTS, STATISTICS, marker_column
 from histo.stain.deconvolution import STAINS
 
 CD8: Final = "CD8+ cell"
@@ -41,7 +44,36 @@ PLACE_COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "signed_distance_um": np.dtype(np.float32),  # to the tumour border, negative inside; NaN: no border
 }
 
+# Of a table without markers; see `cell_columns`.
 CELL_COLUMNS: Final[dict[str, np.dtype[Any]]] = {**DETECTION_COLUMNS, **PLACE_COLUMNS}
+
+_MARKER_COLUMN: Final = re.compile(rf"(.+)_(?:{'|'.join(COMPARTMENTS)})_(?:{'|'.join(STATISTICS)})")
+
+
+def cell_columns(markers: Sequence[str]) -> dict[str, np.dtype[Any]]:
+    """Return the schema of a table whose cells were measured for these markers, in the order of its columns.
+
+    Of each marker there are mean, median and upper quantile in nucleus, ring and whole cell (both together);
+    NaN where a cell has no such pixel. The summary says in what unit, above what background, and which
+    quantile.
+    """
+    return {**CELL_COLUMNS, **marker_columns(markers)}
+
+
+def marker_columns(markers: Sequence[str]) -> dict[str, np.dtype[Any]]:
+    """Return the part of `cell_columns` that is the markers'."""
+    return {
+        marker_column(name, compartment, statistic): np.dtype(np.float32)
+        for name in markers
+        for compartment in COMPARTMENTS
+        for statistic in STATISTICS
+    }
+
+
+def markers_of(columns: Iterable[str]) -> tuple[str, ...]:
+    """Return the markers that a table with these columns was measured for."""
+    found = (_MARKER_COLUMN.fullmatch(column) for column in columns if column not in CELL_COLUMNS)
+    return tuple(dict.fromkeys(match[1] for match in found if match is not None))
 
 
 def cell_frame(columns: dict[str, NDArray[Any]], schema: dict[str, np.dtype[Any]]) -> pd.DataFrame:

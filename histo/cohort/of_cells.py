@@ -17,7 +17,7 @@ from histo.cohort.table import COUNTS, IDENTITY, CohortTable, identity, numbers
 from histo.measure.catalogue import COMPARED_SPATIAL, OVERALL_DENSITY
 from histo.measure.measure import Measure
 from histo.measure.spatial.slide import spatial_measures
-from histo.tables.cells import CellTable
+from histo.tables.cells import CellTable, pieces_of
 
 # Cells no further apart than twice this lie in one piece of tissue.
 _REACH_UM = 30.0
@@ -42,7 +42,7 @@ def cohort_of_cells(
     rows: list[dict[str, Any]] = []
     excluded: list[Exclusion] = []
     covariates: dict[str, None] = {}
-    for name, image, cells in _pieces(table.frame):
+    for name, image, cells in pieces_of(table.frame):
         patients = cells["patient"].dropna().unique()
         own: dict[str, Any] = dict.fromkeys(IDENTITY)
         own |= {"slide_id": name, "patient": str(patients[0]) if len(patients) == 1 else None}
@@ -71,18 +71,6 @@ def cohort_of_cells(
         notes=notes,
         positive_name="CD8+",
     )
-
-
-def _pieces(frame: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """Return (name, image, cells) of each image, or of each of its parts."""
-    pieces = []
-    for image, cells in frame.groupby("image_id", observed=True, sort=True):
-        if cells["part"].isna().any() or cells["part"].nunique() < 2:
-            pieces.append((str(image), str(image), cells))
-            continue
-        parts = cells.groupby("part", observed=True, sort=True)
-        pieces += [(f"{image!s}, {part!s}", str(image), some) for part, some in parts]
-    return pieces
 
 
 def _measured(cells: pd.DataFrame, permutations: int) -> Mapping[str, float | None]:

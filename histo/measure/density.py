@@ -41,10 +41,13 @@ def zone_density(n: int, area_mm2: float, *, min_area_mm2: float, level: float) 
     return poisson_density(n, area_mm2, level)
 
 
-def wilson_fraction(n: int, total: int, level: float) -> Estimate:
-    """Return the fraction n / total with the Wilson score interval (Wilson 1927, J Am Stat Assoc 22:209)."""
+def wilson_fraction(n: float, total: float, level: float, *, unit: str = FRACTION) -> Estimate:
+    """Return the fraction n / total with the Wilson score interval (Wilson 1927, J Am Stat Assoc 22:209).
+
+    n and total need not be whole: of cells that cluster, a smaller effective number counts.
+    """
     if total == 0:
-        return Estimate.missing(FRACTION, "no nuclei")
+        return Estimate.missing(unit, "no nuclei")
     z = float(norm.isf((1 - level) / 2))
     fraction = n / total
     centre = (fraction + z**2 / (2 * total)) / (1 + z**2 / total)
@@ -52,4 +55,4 @@ def wilson_fraction(n: int, total: int, level: float) -> Estimate:
     # At 0 and 1 the limit is the value itself; rounding must not put it on the wrong side.
     low = 0.0 if n == 0 else centre - half
     high = 1.0 if n == total else centre + half
-    return Estimate(value=fraction, low=low, high=high, unit=FRACTION)
+    return Estimate(value=fraction, low=low, high=high, unit=unit)

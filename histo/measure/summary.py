@@ -95,6 +95,42 @@ class StainSummary(_Record):
     full_scale: dict[str, float] | None = None
 
 
+class MarkerSummary(_Record):
+    """One marker, and what was taken from its channel before it was measured."""
+
+    name: str
+    channel: str
+    # Fluorescence: the grey level that counts as 0, and the standard deviation of what lies below it.
+    background: float | None = None
+    noise: float | None = None
+    # Share of the autofluorescence channel that was subtracted, and of the signal of other markers.
+    autofluorescence: float | None = None
+    spillover: dict[str, float] = {}
+
+
+class Cd8Agreement(_Record):
+    """The CD8 calls of a slide against the CD8 intensity in the ring of its cells.
+
+    The cut is the intensity that separates the two classes best; the shares are what it separates wrongly.
+    """
+
+    n_cd8: int
+    n_other: int
+    cut: Estimate
+    cd8_below: Estimate
+    other_above: Estimate
+
+
+class PanelSummary(_Record):
+    """The markers that every cell was measured for."""
+
+    unit: Literal["grey level", "optical density"]
+    upper_quantile: float
+    autofluorescence_channel: str | None = None
+    markers: list[MarkerSummary]
+    cd8_agreement: Cd8Agreement
+
+
 class ZoneSummary(_Record):
     """Counts and densities of one zone."""
 
@@ -145,6 +181,8 @@ class SlideSummary(_Record):
     image: ImageSummary
     tissue: TissueSummary
     stain: StainSummary
+    # None where the configuration names no markers beside CD8.
+    panel: PanelSummary | None = None
     # Cells in assessed tissue; those outside of it are counted apart.
     n_cells: int
     n_cd8: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
-from histo.cells.table import CELL_COLUMNS
+from histo.cells.table import CELL_COLUMNS, cell_columns, markers_of
 from histo.errors import ResultsError
 from histo.results.atomic import StreamedOutput, unwritable
 
@@ -36,12 +36,17 @@ class CellParquetWriter(StreamedOutput):
     The file appears under its name when the block ends without an error, not before. Memory is bounded by one
     row group of 20,000 cells. The bytes do not depend on how the cells were batched.
 
+    Parameters
+    ----------
+    markers : those that the cells are measured for.
+
     Raises ResultsError where the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, markers: Sequence[str] = ()) -> None:
         super().__init__(path)
-        self._schema = _schema()
+        self._columns = cell_columns(markers)
+        self._schema = _schema(self._columns)
         self._pending: list[pa.Table] = []
         self._n_pending = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
@@ -58,19 +63,19 @@ class CellParquetWriter(StreamedOutput):
 
         Parameters
         ----------
-        table : exactly the columns of `CELL_COLUMNS`.
+        table : exactly the columns of `cell_columns(markers)`.
         outlines : (n,) shapely polygons in um, in the order of the rows.
 
         Raises
         ------
         ValueError : other columns, a missing or empty outline, or not one outline per row.
         """
-        check_cells(table, outlines)
+        check_cells(table, outlines, self._columns)
         if len(table) == 0:
             return
         columns = [
             pa.array(table[name].to_numpy(), type=self._schema.field(name).type, from_pandas=True)
-            for name in CELL_COLUMNS
+            for name in self._columns
         ]
         columns.append(pa.array(shapely.to_wkb(outlines, byte_order=1), type=pa.binary()))
         bounds = shapely.bounds(outlines)
@@ -123,7 +128,8 @@ def read_cells(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     Parameters
     ----------
     path : a `cells.parquet`.
-    columns : which; None for all of `CELL_COLUMNS`. "geometry" gives the outlines, as shapely polygons in um.
+    columns : which; None for all, those of markers as well. "geometry" gives the outlines, as shapely
+        polygons in um.
 
     Raises
     ------
@@ -140,31 +146,34 @@ def iter_cells(
 
     Parameters and errors as in `read_cells`.
     """
-    wanted = list(CELL_COLUMNS) if columns is None else list(columns)
-    unknown = [name for name in wanted if name != GEOMETRY and name not in CELL_COLUMNS]
+    asked = columns or ()
+    schema = cell_columns(markers_of(asked))
+    unknown = [name for name in asked if name != GEOMETRY and name not in schema]
     if unknown:
         raise ValueError(f"not columns of the cell table: {unknown}")
     try:
         with pq.ParquetFile(path) as file:
+            schema = cell_columns(markers_of(file.schema_arrow.names))
+            wanted = list(schema) if columns is None else list(columns)
             missing = [name for name in wanted if name not in file.schema_arrow.names]
             if missing:
                 raise ResultsError(f"not a cell table: it has no {', '.join(missing)}", path=path)
             empty = True
             for batch in file.iter_batches(batch_size, columns=wanted):
                 empty = False
-                yield _to_frame(batch, wanted)
+                yield _to_frame(batch, wanted, schema)
             if empty:
-                yield _to_frame(file.schema_arrow.empty_table(), wanted)
+                yield _to_frame(file.schema_arrow.empty_table(), wanted, schema)
     except (OSError, pa.ArrowException) as error:
         raise ResultsError(
             f"the cell table cannot be read ({error})", path=path, fix="Run the slide again"
         ) from None
 
 
-def check_cells(table: pd.DataFrame, outlines: NDArray[np.object_]) -> None:
-    """Raise ValueError unless the table has the columns of `CELL_COLUMNS` and one polygon per row."""
-    if list(table.columns) != list(CELL_COLUMNS):
-        raise ValueError("the table must have exactly the columns of CELL_COLUMNS, in their order")
+def check_cells(table: pd.DataFrame, outlines: NDArray[np.object_], columns: Iterable[str]) -> None:
+    """Raise ValueError unless the table has these columns and one polygon per row."""
+    if list(table.columns) != list(columns):
+        raise ValueError("the table must have exactly the columns of its schema, in their order")
     if len(outlines) != len(table):
         raise ValueError(f"{len(outlines)} outlines for {len(table)} cells")
     # -1 is the type of None.
@@ -173,20 +182,20 @@ def check_cells(table: pd.DataFrame, outlines: NDArray[np.object_]) -> None:
         raise ValueError("every outline must be a polygon that is not empty")
 
 
-def _to_frame(rows: Any, columns: list[str]) -> pd.DataFrame:
+def _to_frame(rows: Any, columns: list[str], schema: dict[str, np.dtype[Any]]) -> pd.DataFrame:
     data: dict[str, NDArray[Any]] = {}
     for name in columns:
         values = rows.column(name).to_numpy(zero_copy_only=False) if len(rows) else np.empty(0, object)
         if name == GEOMETRY:
             data[name] = shapely.from_wkb(values) if len(rows) else values
         else:
-            data[name] = values.astype(CELL_COLUMNS[name])
+            data[name] = values.astype(schema[name])
     return pd.DataFrame(data)
 
 
-def _schema() -> pa.Schema:
+def _schema(columns: dict[str, np.dtype[Any]]) -> pa.Schema:
     fields = []
-    for name, dtype in CELL_COLUMNS.items():
+    for name, dtype in columns.items():
         kind = pa.string() if dtype.kind == "O" else pa.from_numpy_dtype(dtype)
         unit = next((text for suffix, text in _UNITS.items() if name.endswith(suffix)), None)
         fields.append(pa.field(name, kind, metadata=None if unit is None else {"unit": unit}))

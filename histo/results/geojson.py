@@ -23,7 +23,8 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from histo.cells.table import CD8, OTHER
+from histo.cells.table import CD8, OTHER, cell_columns
+from histo.panel import COMPARTMENTS, STATISTICS, marker_column
 from histo.results.atomic import StreamedOutput, unwritable, write_text
 from histo.results.cells_parquet import check_cells
 
@@ -81,13 +82,18 @@ class CellGeoJsonWriter(StreamedOutput):
     mpp : level-0 pixel size (x, y) in um.
     slide_id : makes the ids of the objects unique across slides: each is the UUID (version 5, RFC 9562) of
         slide id and cell id.
+    markers : those that the cells are measured for.
 
     Raises ResultsError where the file cannot be written.
     """
 
-    def __init__(self, path: Path, mpp: tuple[float, float], slide_id: str) -> None:
+    def __init__(
+        self, path: Path, mpp: tuple[float, float], slide_id: str, markers: Sequence[str] = ()
+    ) -> None:
         super().__init__(path)
         self._mpp = mpp
+        self._columns = cell_columns(markers)
+        self._measurements = (*_MEASUREMENTS, *_of_markers(markers))
         self._slide_key = hashlib.sha1(uuid.uuid5(_NAMESPACE, slide_id).bytes, usedforsecurity=False)
         self.n_cells = 0
         try:
@@ -102,14 +108,14 @@ class CellGeoJsonWriter(StreamedOutput):
 
         Parameters
         ----------
-        table : exactly the columns of `CELL_COLUMNS`.
+        table : exactly the columns of `cell_columns(markers)`.
         outlines : (n,) shapely polygons without holes in um, in the order of the rows.
 
         Raises
         ------
         ValueError : other columns, or not one polygon without holes per row.
         """
-        check_cells(table, outlines)
+        check_cells(table, outlines, self._columns)
         if np.any(shapely.get_num_interior_rings(outlines)):
             raise ValueError("cell outlines must not have holes")
         try:
@@ -145,7 +151,7 @@ class CellGeoJsonWriter(StreamedOutput):
                 _constant(b']]},"properties":{"objectType":"detection","classification":', n),
                 _choice(table["cell_class"].to_numpy(), _classification),
                 _constant(b',"measurements":{', n),
-                *_measurements(table),
+                *_measured(table, self._measurements),
                 _constant(b"}", n),
                 _choice(_pairs(table), _metadata),
                 _constant(b"}}", n),
@@ -227,13 +233,27 @@ def _rings(outlines: NDArray[np.object_], mpp: tuple[float, float]) -> list[byte
     return _split(text[used].tobytes(), np.cumsum(used.sum(axis=1))[last])
 
 
-def _measurements(table: pd.DataFrame) -> list[Text]:
+def _of_markers(markers: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Return what `_MEASUREMENTS` says for markers, named as QuPath names channels: "PD-1: Ring: Mean"."""
+    return [
+        (
+            marker_column(name, compartment, statistic),
+            f"{name}: {compartment.title()}: {statistic.title()}",
+            4,
+        )
+        for name in markers
+        for compartment in COMPARTMENTS
+        for statistic in STATISTICS
+    ]
+
+
+def _measured(table: pd.DataFrame, measurements: Sequence[tuple[str, str, int]]) -> list[Text]:
     fields: list[Text] = []
-    for k, (column, name, decimals) in enumerate(_MEASUREMENTS):
+    for k, (column, name, decimals) in enumerate(measurements):
         values = table[column].to_numpy().astype(np.float64)
         known = np.isfinite(values)
         text, used = _number(np.where(known, values, 0.0), decimals)
-        label, label_used = _constant(f'{"," if k else ""}"{name}":'.encode(), len(table))
+        label, label_used = _constant(f"{',' if k else ''}{json.dumps(name)}:".encode(), len(table))
         # JSON has no NaN: an unknown measurement is left out.
         fields += [(label, label_used & known[:, None]), (text, used & known[:, None])]
     return fields

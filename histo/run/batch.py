@@ -161,9 +161,25 @@ def run_batch(
         if rows:
             write_slides_table(out, rows)
             write_text(out / "run.json", json.dumps(record.as_dict(rows, n_kept), indent=2))
+    if config.panel.markers:
+        _tell_states(out, config, console)
     if manifest is not None and manifest.names_sites:
         _compare_sites(out, manifest, console)
     return BatchResult(rows=rows, n_kept=n_kept)
+
+
+def _tell_states(out: Path, config: Config, console: Console) -> None:
+    """Gate the slides that are finished and tell their states; what is in the way of it stops nothing."""
+    from histo.run.states import headlines, states_of_results
+
+    try:
+        result = states_of_results(out, config)
+    except HistoError as error:
+        log.warning("no states: %s", error)
+        return
+    for line in headlines(result):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    console.print(f"States: {out / 'states.html'}", soft_wrap=True)
 
 
 def _compare_sites(out: Path, manifest: Manifest, console: Console) -> None:

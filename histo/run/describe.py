@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from histo.config import Config
 from histo.errors import TileReadError
-from histo.measure.summary import Flag, ImageSummary, StainSummary, TileFailure
+from histo.measure.summary import (
+    Cd8Agreement,
+    Flag,
+    ImageSummary,
+    MarkerSummary,
+    PanelSummary,
+    StainSummary,
+    TileFailure,
+)
 from histo.regions.annotations import Annotations
 from histo.slide import Slide
 from histo.slide.tiles import Tile
 from histo.slide.tissue import Tissue
 from histo.stain.check import stain_flags
 from histo.stain.deconvolution import STAINS
+from histo.stain.panel import PanelTransform
 from histo.stain.space import BrightfieldTransform, StainTransform
 
 # Slides coarser than this are analysed and flagged.
 _COARSEST_MPP = 0.65
+# Share of a class that CD8 intensity may put into the other one before a flag is raised.
+_MAX_DISAGREEMENT = 0.2
 
 
 def flags_of(
     slide: Slide,
     tissue: Tissue,
     stain: StainTransform,
+    panel: PanelSummary | None,
     annotations: Annotations | None,
     failures: list[TileFailure],
     config: Config,
@@ -35,6 +47,8 @@ def flags_of(
                 f"({_COARSEST_MPP} um at most): cells may be missed or merged",
             )
         )
+    if panel is not None:
+        flags += _agreement_flags(panel.cd8_agreement)
     if annotations is not None:
         flags += annotations.flags
         if annotations.unmapped:
@@ -82,6 +96,50 @@ def stain_summary(stain: StainTransform) -> StainSummary:
         background={name: stain.background[i] for name, i in used},
         full_scale={name: stain.full_scale[i] for name, i in used},
     )
+
+
+def panel_summary(
+    panel: PanelTransform, stain: StainTransform, agreement: Cd8Agreement, config: Config
+) -> PanelSummary:
+    """Say which markers were measured, and what was taken from their channels before."""
+    settings = config.panel
+    fluorescence = panel.unit == "grey level"
+    channels = stain_channels(stain)
+    return PanelSummary(
+        unit=panel.unit,
+        upper_quantile=panel.upper_quantile,
+        autofluorescence_channel=(
+            channels["residual"] if channels is not None and settings.autofluorescence else None
+        ),
+        markers=[
+            MarkerSummary(
+                name=name,
+                channel=channel,
+                background=panel.background[place] if fluorescence else None,
+                noise=panel.noise[place] if fluorescence else None,
+                autofluorescence=settings.autofluorescence.get(name),
+                spillover={
+                    source: targets[name] for source, targets in settings.spillover.items() if name in targets
+                },
+            )
+            for place, (name, channel) in enumerate(zip(panel.markers, panel.channels, strict=True))
+        ],
+        cd8_agreement=agreement,
+    )
+
+
+def _agreement_flags(agreement: Cd8Agreement) -> list[tuple[str, str]]:
+    """Return a flag where CD8 intensity would call many of the cells otherwise than the network did."""
+    below, above = agreement.cd8_below.value, agreement.other_above.value
+    if below is None or above is None or max(below, above) <= _MAX_DISAGREEMENT:
+        return []
+    return [
+        (
+            "cd8_calls_disagree",
+            f"even at the CD8 intensity that separates them best, {below:.0%} of the CD8+ cells lie below it "
+            f"and {above:.0%} of the other nuclei above: check the overlay",
+        )
+    ]
 
 
 def stain_channels(stain: StainTransform) -> dict[str, str] | None:

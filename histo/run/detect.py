@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from histo.cells.build import Detector
 from histo.cells.detect import TileCells
+from histo.cells.markers import with_markers
 from histo.config import RunConfig
 from histo.errors import TileReadError
 from histo.slide import Box, Slide
 from histo.slide.reading import read_ahead
 from histo.slide.tiles import Tile, TilePlan
+from histo.stain.panel import PanelTransform
 from histo.stain.space import StainTransform
 
 TileProgress = Callable[[int, int], None]
@@ -33,11 +35,13 @@ def detect_tiles(
     detector: Detector,
     config: RunConfig,
     progress: TileProgress | None,
+    panel: PanelTransform | None = None,
 ) -> Iterator[tuple[Tile, TileCells | TileReadError]]:
-    """Read, transform and detect, tile by tile, in the order of the plan.
+    """Read, transform, detect and measure, tile by tile, in the order of the plan.
 
     Parameters
     ----------
+    panel : markers to measure in every cell, from the pixels that the detector sees.
     progress : called with (tiles done, tiles in all).
 
     Yields
@@ -58,10 +62,22 @@ def detect_tiles(
     with ThreadPoolExecutor(1, "decode") as decoder:
         decoding: deque[tuple[list[Tile], Future[list[TileCells]]]] = deque()
 
+        def measured(
+            found: Any, amounts: torch.Tensor, tiles: list[Tile], pixels: list[NDArray[Any]]
+        ) -> list[TileCells]:
+            cells = detector.cells(found, amounts, tiles)
+            if panel is None:
+                return cells
+            if panel.unit == "optical density":
+                pixels = list(amounts.movedim(1, -1).cpu().numpy())
+            return [with_markers(each, seen, panel) for each, seen in zip(cells, pixels, strict=True)]
+
         def begin(tiles: list[Tile], pixels: list[NDArray[Any]]) -> None:
             amounts = stain(torch.from_numpy(np.stack(pixels)).to(detector.device))
             found = detector.predict(amounts, tiles)
-            decoding.append((tiles, decoder.submit(detector.cells, found, amounts, tiles)))
+            decoding.append(
+                (tiles, decoder.submit(measured, found, amounts, tiles, [] if panel is None else pixels))
+            )
 
         def finished(at_most_left: int) -> Iterator[tuple[Tile, TileCells]]:
             while len(decoding) > at_most_left:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, floor
@@ -20,9 +20,10 @@ from shapely.geometry.base import BaseGeometry
 
 from histo import __version__
 from histo.cells.build import Detector
-from histo.cells.table import CD8, CELL_COLUMNS, cell_frame
-from histo.config import Config
+from histo.cells.table import CD8, cell_columns, cell_frame, markers_of
+from histo.config import Config, FluorescenceStain
 from histo.errors import TileReadError
+from histo.measure.cd8_agreement import RingIntensities
 from histo.measure.density_map import DensityMap
 from histo.measure.points import PointCollector
 from histo.measure.slide import measure_slide
@@ -39,13 +40,21 @@ from histo.results.geojson import CellGeoJsonWriter, write_annotations_geojson
 from histo.results.maps import MapsWriter
 from histo.results.overlay import Overlay
 from histo.results.report import write_report
-from histo.run.describe import flags_of, image_summary, stain_channels, stain_summary, tile_failure
+from histo.run.describe import (
+    flags_of,
+    image_summary,
+    panel_summary,
+    stain_channels,
+    stain_summary,
+    tile_failure,
+)
 from histo.run.detect import TileProgress, detect_tiles
 from histo.run.fingerprint import slide_fingerprint
 from histo.slide import Box, Slide, open_slide
 from histo.slide.survey import survey_slide
 from histo.slide.tiles import plan_tiles
 from histo.slide.tissue import detect_tissue
+from histo.stain.panel import fit_panel, panel_channels
 from histo.stain.space import fit_stain
 
 log = logging.getLogger("histo")
@@ -116,7 +125,9 @@ def analyse_slide(
             shutil.rmtree(target)
         file.replace(target)
     part.rmdir()
-    write_text(job.folder / _SUMMARY, summary.model_dump_json(indent=2))
+    # Without a panel as if there were no such thing.
+    left_out = {"panel"} if summary.panel is None else None
+    write_text(job.folder / _SUMMARY, summary.model_dump_json(indent=2, exclude=left_out))
     return summary, False
 
 
@@ -139,9 +150,14 @@ def _analyse(
     fingerprint: str,
     progress: TileProgress | None,
 ) -> SlideSummary:
+    if isinstance(config.stain, FluorescenceStain) and slide.kind == "fluorescence":
+        # Before any work, and every name that is wrong at once.
+        panel_channels(slide, config.stain, config.panel)
     survey = survey_slide(slide, config.tissue.mpp_um)
     tissue = detect_tissue(survey, slide.kind, config.tissue)
     stain = fit_stain(slide, survey, tissue, config.stain)
+    panel = fit_panel(slide, survey, tissue, stain, config)
+    markers = () if panel is None else panel.markers
     annotations = (
         None
         if annotations_path is None
@@ -169,6 +185,7 @@ def _analyse(
     near_tissue = ndimage.binary_dilation(tissue.assessed, np.ones((3, 3), bool))
     tally = Tally(config.regions.profile_bin_um)
     points = PointCollector()
+    rings = RingIntensities()
     density = DensityMap(slide.size_um, config.results.density_map_um)
     overlay = Overlay(
         slide,
@@ -186,10 +203,10 @@ def _analyse(
     n_cells = 0
     with (
         MapsWriter(folder / "maps.zarr", slide, detector.mpp, labels=config.results.label_maps) as maps,
-        CellParquetWriter(folder / "cells.parquet") as parquet,
-        _geojson(folder, slide, job.slide_id, config) as geojson,
+        CellParquetWriter(folder / "cells.parquet", markers) as parquet,
+        _geojson(folder, slide, job.slide_id, config, markers) as geojson,
     ):
-        for tile, found in detect_tiles(slide, plan, stain, detector, config.run, progress):
+        for tile, found in detect_tiles(slide, plan, stain, detector, config.run, progress, panel):
             if isinstance(found, TileReadError):
                 failures.append(tile_failure(tile, found, slide, detector.mpp))
                 unread |= _covered(tile.core, detector.mpp, unread.shape, survey.mpp)
@@ -204,6 +221,8 @@ def _analyse(
             n_cells += len(cells)
             tally.add(cells)
             points.add(cells)
+            if panel is not None:
+                rings.add(cells)
             counted = cells[(cells["cell_class"] == CD8) & cells["in_tissue"]]
             density.add(counted["x_um"].to_numpy(), counted["y_um"].to_numpy())
             overlay.add(cells, outlines)
@@ -233,6 +252,8 @@ def _analyse(
         name: tissue.area_mm2(mask & tissue.mask & ~tissue.assessed)
         for name, mask in tissue.artefacts.items()
     }
+    agreement = rings.agreement(unit=stain.unit, level=config.measure.confidence_level)
+    panel_told = None if panel is None else panel_summary(panel, stain, agreement, config)
     summary = SlideSummary(
         slide_id=job.slide_id,
         path=str(job.path),
@@ -253,8 +274,9 @@ def _analyse(
             failed_tiles=failures,
         ),
         stain=stain_summary(stain),
+        panel=panel_told,
         **vars(measures),
-        flags=flags_of(slide, tissue, stain, annotations, failures, config),
+        flags=flags_of(slide, tissue, stain, panel_told, annotations, failures, config),
     )
     for flag in summary.flags:
         log.warning("%s: %s", job.slide_id, flag.message)
@@ -268,7 +290,7 @@ def _analyse(
 
 
 def _place(table: pd.DataFrame, regions: Regions, slide: Slide, n_before: int) -> pd.DataFrame:
-    """Number the cells of a tile and say where they are; see `CELL_COLUMNS`."""
+    """Number the cells of a tile and say where they are; see `cell_columns`."""
     x_um, y_um = table["x_um"].to_numpy(), table["y_um"].to_numpy()
     place = place_cells(regions, x_um, y_um)
     columns: dict[str, NDArray[Any]] = {name: table[name].to_numpy() for name in table.columns}
@@ -281,7 +303,7 @@ def _place(table: pd.DataFrame, regions: Regions, slide: Slide, n_before: int) -
         "zone": place.zone,
         "signed_distance_um": place.signed_distance_um,
     }
-    return cell_frame(columns, CELL_COLUMNS)
+    return cell_frame(columns, cell_columns(markers_of(table.columns)))
 
 
 def _renumber(labels: NDArray[np.int32], keep: NDArray[np.bool_], n_before: int) -> NDArray[np.int32]:
@@ -310,9 +332,11 @@ def _without(regions: Regions, unread: NDArray[np.bool_]) -> Regions:
 
 
 @contextmanager
-def _geojson(folder: Path, slide: Slide, slide_id: str, config: Config) -> Iterator[CellGeoJsonWriter | None]:
+def _geojson(
+    folder: Path, slide: Slide, slide_id: str, config: Config, markers: Sequence[str]
+) -> Iterator[CellGeoJsonWriter | None]:
     if not config.results.geojson:
         yield None
         return
-    with CellGeoJsonWriter(folder / "cells.geojson.gz", slide.mpp, slide_id) as writer:
+    with CellGeoJsonWriter(folder / "cells.geojson.gz", slide.mpp, slide_id, markers) as writer:
         yield writer

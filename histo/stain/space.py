@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -175,9 +175,7 @@ def _fit_fluorescence(
             fix="Correct stain.nuclear or stain.cd8 in the config",
         )
     indices = (nuclear, cd8, auto)
-    pixels = sample_tissue(slide, tissue, survey.overview[..., cd8].astype(np.float32))
-    if len(pixels) == 0:
-        pixels = survey.overview[(survey.coverage > 0.5) & ~survey.unread]
+    pixels = sample_channels(slide, survey, tissue, cd8)
     background, full_scale, notes = [], [], []
     for position, index in enumerate(indices):
         if index is None:
@@ -200,6 +198,15 @@ def _fit_fluorescence(
         full_scale=(full_scale[0], full_scale[1], full_scale[2]),
         note="; ".join(notes),
     )
+
+
+def sample_channels(slide: Slide, survey: Survey, tissue: Tissue, cd8: int) -> NDArray[Any]:
+    """Return (n, channels) pixels that the background of every channel is taken from.
+
+    Of tissue, half of them where the channel `cd8` is brightest; of the whole slide where it has none.
+    """
+    pixels = sample_tissue(slide, tissue, survey.overview[..., cd8].astype(np.float32))
+    return pixels if len(pixels) else survey.overview[(survey.coverage > 0.5) & ~survey.unread]
 
 
 def channel_scale(values: NDArray[Any], *, dense: bool) -> tuple[float, float, bool]:
@@ -257,3 +264,29 @@ def find_channel(slide: Slide, wanted: str) -> int:
         path=slide.path,
         fix=f"Name one of the slide's channels in the config: {listed}",
     )
+
+
+def find_channels(slide: Slide, wanted: Mapping[str, str]) -> dict[str, int]:
+    """Find several channels, given what each is for and its name; see `find_channel`.
+
+    Raises
+    ------
+    ChannelError : every name that does not fit, in one error.
+    """
+    found: dict[str, int] = {}
+    errors: dict[str, ChannelError] = {}
+    for purpose, name in wanted.items():
+        try:
+            found[purpose] = find_channel(slide, name)
+        except ChannelError as error:
+            errors[purpose] = error
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        listed = ", ".join(repr(channel) for channel in slide.channels)
+        raise ChannelError(
+            "; ".join(f"{purpose}: {error.what}" for purpose, error in errors.items()),
+            path=slide.path,
+            fix=f"Name the slide's channels in the config: {listed}",
+        )
+    return found

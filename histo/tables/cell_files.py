@@ -41,6 +41,7 @@ _SHOWN: Final = 5
 class CellFile:
     """The cells of one file. Texts are dictionary-encoded, by our names; markers are nullable booleans.
 
+    intensities : by marker, NaN where there is none. headers, intensity_headers : what they are called there.
     unit, unit_source, mpp_um : as in `CellTable`.
     """
 
@@ -50,6 +51,8 @@ class CellFile:
     texts: Mapping[str, pd.Categorical[str]]
     markers: Mapping[str, Any]
     headers: Mapping[str, str]
+    intensities: Mapping[str, NDArray[np.float64]]
+    intensity_headers: Mapping[str, str]
     unit: Unit
     unit_source: UnitSource
     mpp_um: float | None
@@ -121,6 +124,8 @@ def read_cell_file(table: TableFile, fmt: Format, mapping: TableMapping, mpp: fl
             **layout.markers,
             **{name: f"{name} > {at:g}" for name, at in layout.positive_above.items()},
         },
+        intensities={name: columns.column(header).to_numpy() for name, header in layout.intensities.items()},
+        intensity_headers=layout.intensities,
         unit=unit,
         unit_source=unit_source,
         mpp_um=mpp,
@@ -157,7 +162,9 @@ def _read(table: TableFile, layout: Layout, decimal: str) -> pa.Table:
     area = [] if layout.cell_area_um2 is None else [layout.cell_area_um2]
     return read_columns(
         table,
-        numbers=list(dict.fromkeys((*layout.x, *layout.y, *area, *layout.positive_above))),
+        numbers=list(
+            dict.fromkeys((*layout.x, *layout.y, *area, *layout.positive_above, *layout.intensities.values()))
+        ),
         texts=list(dict.fromkeys((*(name for name in texts if name is not None), *layout.markers.values()))),
         decimal=decimal,
     )

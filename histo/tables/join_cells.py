@@ -13,7 +13,7 @@ import pandas as pd
 from histo.errors import TableError
 from histo.tables.categories import by_category, nothing, renamed
 from histo.tables.cell_files import CellFile
-from histo.tables.cells import CELL_TABLE_COLUMNS, CellTable
+from histo.tables.cells import CELL_TABLE_COLUMNS, CellTable, intensity_column
 from histo.tables.classes import means, same
 from histo.tables.file import listed, some
 from histo.tables.layouts import Format
@@ -81,14 +81,26 @@ def join_cells(
         by_class = [means(text, (name,), marker=True) for text in texts["cell_class"].categories]
         values = by_category(texts["cell_class"], by_class, False)
         _add_marker(frame, named, name, f"{name} in the class", values)
+    measured: dict[str, str] = {}
+    for name in dict.fromkeys(name for file in files for name in file.intensities):
+        measured[intensity_column(name)] = next(
+            file.intensity_headers[name] for file in files if name in file.intensities
+        )
+        frame[intensity_column(name)] = np.concatenate(
+            [
+                file.intensities.get(name, np.full(size, np.nan))
+                for file, size in zip(files, sizes, strict=True)
+            ]
+        )
     return CellTable(
-        frame=frame[[*CELL_TABLE_COLUMNS, *named]],
+        frame=frame[[*CELL_TABLE_COLUMNS, *named, *measured]],
         source_format=fmt,
         unit=first.unit,
         unit_source=first.unit_source,
         mpp_um=first.mpp_um,
         sources=tuple(file.path for file in files),
         markers=named,
+        intensities=measured,
         not_assessable=reasons,
         notes=tuple(notes),
     )

@@ -32,6 +32,7 @@ class Layout:
     unit : what the headers say of positions.
     markers : name of a marker to the column that says whether a cell is positive for it.
     positive_above : column to the value above which a cell is positive.
+    intensities : name of a marker to the column of its intensity.
     object_type : QuPath's, which tells cells from annotations.
     """
 
@@ -45,6 +46,7 @@ class Layout:
     region: str | None = None
     markers: Mapping[str, str] = field(default_factory=dict)
     positive_above: Mapping[str, float] = field(default_factory=dict)
+    intensities: Mapping[str, str] = field(default_factory=dict)
     object_type: str | None = None
     cell_area_um2: str | None = None
 
@@ -123,9 +125,17 @@ def layout_of(table: TableFile, fmt: Format, columns: ColumnNames) -> Layout:
         **stated,
         markers={**layout.markers, **columns.markers},
         positive_above=columns.positive_above,
+        intensities=columns.intensities,
     )
     wanted = dict.fromkeys(
-        (*layout.x, *layout.y, *stated.values(), *columns.markers.values(), *columns.positive_above)
+        (
+            *layout.x,
+            *layout.y,
+            *stated.values(),
+            *columns.markers.values(),
+            *columns.positive_above,
+            *columns.intensities.values(),
+        )
     )
     missing = [name for name in wanted if name not in table.names]
     if missing:

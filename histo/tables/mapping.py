@@ -32,6 +32,8 @@ class ColumnNames(_Section):
     markers: dict[str, str] = {}
     # Column of an intensity to the value above which a cell is positive.
     positive_above: dict[str, float] = {}
+    # Name of a marker to the column of its intensity, which is kept as it is.
+    intensities: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _x_with_y(self) -> ColumnNames:

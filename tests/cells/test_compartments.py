@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from histo.cells.compartments import stain_means
+from histo.cells import compartments
+
+
+def stain_means(
+    stain: NDArray[np.float32], labels: NDArray[np.int32], occupied: NDArray[np.bool_], *, half_ring_px: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    parts = compartments.compartments(labels, occupied, half_ring_px=half_ring_px)
+    return compartments.stain_means(stain, parts)
 
 
 def _square() -> NDArray[np.int32]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from histo.cells.compartments import compartments
 from histo.cells.detect import TileCells
 from histo.cells.table import CD8, OTHER
 from histo.datasets.image import CD8_POSITIVE, OTHER_NUCLEUS, AnnotatedImage
@@ -74,7 +75,8 @@ class Threshold:
                 "cell_class": np.where(np.asarray(brown)[own], CD8, OTHER).astype(object),
             }
         )
-        return TileCells(table, np.empty(0, object), number[parts])
+        labels = number[parts]
+        return TileCells(table, np.empty(0, object), labels, compartments(labels, labels > 0, half_ring_px=1))
 
 
 @pytest.fixture(scope="session")
