@@ -69,8 +69,8 @@ def demo_specs(seed: int = 1) -> tuple[SlideSpec, ...]:
     )
 
 
-# Fraction of CD8+ cells with PD-1, and of those the fraction with TIM-3: assumed, no published paired numbers from
-# images are known. Their order is that of the flow cytometry of Zhou 2018 (OncoImmunology e1448332).
+# Fraction of CD8+ cells with PD-1, and of those the fraction with TIM-3: assumed, no published paired numbers
+# from images are known. Their order is that of the flow cytometry of Zhou 2018 (OncoImmunology e1448332).
 _CHECKPOINTS: dict[Site, tuple[float, float]] = {"primary": (0.30, 0.40), "metastasis": (0.50, 0.60)}
 
 
@@ -115,8 +115,8 @@ def demo_cohort(
     Parameters
     ----------
     seed : the same seed gives the same cohort.
-    specs, mif_specs : other slides than those of `demo_specs` and `demo_mif_specs`; the first two words between
-        "_" in their `slide_id` are the patient and the site, and name the lesion.
+    specs, mif_specs : other slides than those of `demo_specs` and `demo_mif_specs`. The first two words of
+        their `slide_id`, parted by "_", are the patient and the site, and together the lesion.
     """
     annotations, truth = folder / "annotations", folder / "truth"
     folders = {"cd8_ihc": folder / "slides", "cd8_mif": folder / "mif"}
