@@ -171,10 +171,10 @@ def _mif_settings(undo: dict[str, Any]) -> dict[str, Any]:
         "cells": {"cd8_logit": 0.75},
         "panel": {
             "markers": [
-                {"name": "PD-1", "channel": "PD-1", "role": "checkpoint"},
-                {"name": "TIM-3", "channel": "TIM-3", "role": "checkpoint"},
+                # The median of a ring is that of its own membrane, also where a neighbour's lies against it.
+                {"name": name, "channel": name, "role": "checkpoint", "statistic": "median"}
+                for name in ("PD-1", "TIM-3")
             ],
             **undo,
         },
-        "states": {"rules": {"CD8+PD-1+TIM-3+": "PD-1 & TIM-3"}},
     }
