@@ -74,6 +74,10 @@ def demo_specs(seed: int = 1) -> tuple[SlideSpec, ...]:
 _CHECKPOINTS: dict[Site, tuple[float, float]] = {"primary": (0.30, 0.40), "metastasis": (0.50, 0.60)}
 
 
+# At least so many CD8+ cells per mm2: a zone with few of them has no fraction.
+_ENOUGH_FOR_STATES = ZoneDensities(80, 110, 180, 150)
+
+
 def demo_mif_specs(seed: int = 1) -> tuple[SlideSpec, ...]:
     """Return the immunofluorescence of the demo: a slide of each lesion, stained and scanned as one batch."""
     specs = []
@@ -90,11 +94,12 @@ def demo_mif_specs(seed: int = 1) -> tuple[SlideSpec, ...]:
             SlideSpec(
                 slide_id=f"{patient}_{site}_mif",
                 seed=1000 * seed + 500 + index,
-                size_um=(1900.0, 900.0),
+                size_um=(2000.0, 900.0),
+                tumour_fraction=0.56,
                 site=site,
                 host="bowel wall" if site == "primary" else "liver",
                 phenotype=phenotype,
-                densities=densities,
+                densities=ZoneDensities(*map(max, densities, _ENOUGH_FOR_STATES)),
                 kind="fluorescence",
                 panel=panel,
             )
@@ -168,7 +173,8 @@ def _mif_settings(undo: dict[str, Any]) -> dict[str, Any]:
             "cd8": "CD8",
             "autofluorescence": "Autofluorescence",
         },
-        "cells": {"cd8_logit": 0.75},
+        # The network's own balance: some of these lesions have few CD8+ cells.
+        "cells": {"cd8_logit": 0.0},
         "panel": {
             "markers": [
                 # The median of a ring is that of its own membrane, also where a neighbour's lies against it.
