@@ -93,7 +93,7 @@ def demo_mif_specs(seed: int = 1) -> tuple[SlideSpec, ...]:
         specs.append(
             SlideSpec(
                 slide_id=f"{patient}_{site}_mif",
-                seed=1000 * seed + 500 + index,
+                seed=1000 * seed + 750 + index,
                 size_um=(2000.0, 900.0),
                 tumour_fraction=0.56,
                 site=site,
