@@ -102,6 +102,9 @@ class CellsConfig(_Section):
     cd8_logit: Annotated[float, Field(ge=-10, le=10)] = 0.0
     min_area_um2: Annotated[float, Field(ge=0)] = 10.0
     max_area_um2: Annotated[float, Field(gt=0)] = 400.0
+    # A cell called CD8+ with less CD8 in its ring (mean) than this is an other nucleus. For duplex stains: a
+    # second chromogen on its membrane can make a cell look like a CD8+ one. None: the detector alone decides.
+    min_cd8_ring: float | None = None
     ring_width_um: Annotated[float, Field(gt=0)] = 1.0
     outline_tolerance_um: Annotated[float, Field(ge=0)] = 0.25
 

@@ -17,7 +17,7 @@ from histo.cells.decode import REACH_PX, decode
 from histo.cells.instances import Instances
 from histo.cells.network import Maps, folded
 from histo.cells.outlines import outlines
-from histo.cells.table import CELL_CLASSES, DETECTION_COLUMNS, cell_frame
+from histo.cells.table import CD8, CELL_CLASSES, DETECTION_COLUMNS, OTHER, cell_frame
 from histo.cells.weights import Weights
 from histo.config import CellsConfig
 from histo.slide.tiles import Tile
@@ -193,13 +193,18 @@ def owned_cells(
     half_ring_px = max(1, round(config.ring_width_um / mpp / 2))
     parts = compartments(labels, found.occupied, half_ring_px=half_ring_px)
     nucleus, ring = stain_means(stain, parts)
+    cell_class, probability = found.cell_class[owned].copy(), found.probability[owned].copy()
+    if config.min_cd8_ring is not None:
+        pale = (cell_class == CELL_CLASSES.index(CD8)) & (ring[:, STAINS.index("cd8")] < config.min_cd8_ring)
+        cell_class[pale] = CELL_CLASSES.index(OTHER)
+        probability[pale] = np.nan
     table = cell_frame(
         {
             "cell_id": np.arange(1, len(owned) + 1),
             "x_um": (column_sum[owned] / area + 0.5) * mpp,
             "y_um": (row_sum[owned] / area + 0.5) * mpp,
-            "cell_class": np.array(CELL_CLASSES, object)[found.cell_class[owned]],
-            "probability": found.probability[owned],
+            "cell_class": np.array(CELL_CLASSES, object)[cell_class],
+            "probability": probability,
             "area_um2": area * mpp**2,
             **{f"{name}_nucleus_mean": nucleus[:, i] for i, name in enumerate(STAINS)},
             **{f"{name}_ring_mean": ring[:, i] for i, name in enumerate(STAINS)},

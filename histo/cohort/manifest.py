@@ -51,9 +51,17 @@ class Manifest:
         return any(row.site is not None for row in self.rows.values())
 
     def unused(self, slides: Sequence[Path]) -> list[str]:
-        """Return the names that fit none of the slides."""
+        """Return the names that fit none of the slides; not those of a stain that none of the slides has.
+
+        Slides of another stain are analysed in a run of their own.
+        """
         names = {name for slide in slides for name in (slide.name, slide.stem)}
-        return [name for name in self.rows if name not in names]
+        stains = {row.stain for name, row in self.rows.items() if name in names}
+        return [
+            name
+            for name, row in self.rows.items()
+            if name not in names and (row.stain in stains or not stains)
+        ]
 
 
 def read_manifest(path: Path) -> Manifest:

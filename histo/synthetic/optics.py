@@ -74,7 +74,7 @@ def draw_look(rng: np.random.Generator) -> Look:
 
 @dataclass(frozen=True)
 class Lamp:
-    """How one fluorescence scan looks; tuples of three are nuclear, CD8, autofluorescence.
+    """How one fluorescence scan looks; tuples are nuclear, CD8, autofluorescence, then further markers.
 
     autofluorescence, cd8 : scale of the signals. spill : share of autofluorescence in the nuclear channel, of
     nuclear and autofluorescence in CD8, of CD8 in autofluorescence. floor, slope, phase : background and its
@@ -84,10 +84,10 @@ class Lamp:
     autofluorescence: float
     cd8: float
     spill: tuple[float, float, float, float]
-    floor: tuple[float, float, float]
-    slope: tuple[float, float, float]
-    phase: tuple[float, float, float]
-    gain: tuple[float, float, float]
+    floor: tuple[float, ...]
+    slope: tuple[float, ...]
+    phase: tuple[float, ...]
+    gain: tuple[float, ...]
     photons: float
     blur_um: float
 

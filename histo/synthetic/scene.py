@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -314,16 +315,24 @@ def with_gaps(
     return weights
 
 
-def fluoresce(
-    amounts: FloatArray,
-    painted: Layers,
-    weights: FloatArray,
-    lamp: Lamp,
-    ground: Ground,
-    box: Box,
-    mpp: float,
-) -> NDArray[np.uint16]:
-    """The same cells through another pen: (H, W, 3) uint16 nuclear, CD8, autofluorescence."""
+class Signals(NamedTuple):
+    """What glows in a window, (H, W) each, before the camera: cells' nuclei, CD8, and the tissue itself.
+
+    cd8 : with what its filter lets through of the other two.
+    """
+
+    nuclear: FloatArray
+    cd8: FloatArray
+    auto: FloatArray
+
+    def channels(self, lamp: Lamp) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return what the nuclear, CD8 and autofluorescence channels see."""
+        to_nuclear, from_cd8 = np.float32(lamp.spill[0]), np.float32(lamp.spill[3])
+        return self.nuclear + to_nuclear * self.auto, self.cd8, self.auto + from_cd8 * self.cd8
+
+
+def glow(painted: Layers, weights: FloatArray, lamp: Lamp, ground: Ground, box: Box, mpp: float) -> Signals:
+    """Let cells on their tissue fluoresce."""
     tissue = 1 - weights[GLASS]
     cloudy = noise(box, 12.0 / mpp, ground.offset, 7)
     granular = noise(box, 1.5 / mpp, ground.offset, 6)
@@ -335,9 +344,13 @@ def fluoresce(
     nuclear = painted.nuclear * np.maximum(1 + np.float32(ground.chromatin) * granular, 0.2)
     # Thick places hold several nuclei above each other: bright, without seams.
     nuclear *= np.exp(np.float32(0.35) * cloudy)
-    to_nuclear, from_nuclear, from_auto, from_cd8 = (np.float32(value) for value in lamp.spill)
+    from_nuclear, from_auto = np.float32(lamp.spill[1]), np.float32(lamp.spill[2])
     cd8 = painted.brown * np.float32(lamp.cd8) + from_nuclear * nuclear + from_auto * auto
-    channels = np.stack([nuclear + to_nuclear * auto, cd8, auto + from_cd8 * cd8], axis=-1)
+    return Signals(nuclear, cd8, auto)
+
+
+def exposed(channels: FloatArray, lamp: Lamp, ground: Ground, box: Box, mpp: float) -> NDArray[np.uint16]:
+    """Signals of channels (H, W, n) to what the camera writes, uint16."""
     channels = blurred(channels, lamp.blur_um / mpp)
     x = ((np.arange(box.x, box.right) + 0.5) * mpp).astype(np.float32)
     y = ((np.arange(box.y, box.bottom) + 0.5) * mpp).astype(np.float32)
@@ -353,3 +366,17 @@ def fluoresce(
         channels[..., channel] = (signal + shot) * lamp.gain[channel]
     result: NDArray[np.uint16] = np.clip(channels + 0.5, 0, 65535).astype(np.uint16)
     return result
+
+
+def fluoresce(
+    amounts: FloatArray,
+    painted: Layers,
+    weights: FloatArray,
+    lamp: Lamp,
+    ground: Ground,
+    box: Box,
+    mpp: float,
+) -> NDArray[np.uint16]:
+    """The same cells through another pen: (H, W, 3) uint16 nuclear, CD8, autofluorescence."""
+    channels = np.stack(glow(painted, weights, lamp, ground, box, mpp).channels(lamp), axis=-1)
+    return exposed(channels, lamp, ground, box, mpp)

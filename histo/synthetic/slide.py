@@ -24,6 +24,22 @@ from histo.synthetic.field import Field
 from histo.synthetic.layout import ZONES, Layout, draw_layout, zone_of
 from histo.synthetic.noise import FloatArray, as_float, noise, noise_at, smoothstep
 from histo.synthetic.optics import Lamp, Look, draw_lamp, draw_look, jpeg_round_trip
+from histo.synthetic.panel import (
+    CD8_CELL,
+    CHROMOGENS,
+    LYMPHOCYTE,
+    OTHER_CELL,
+    MarkerCells,
+    RenderedPanel,
+    batch_lamp,
+    check_panel,
+    chromogen_layer,
+    draw_marker_cells,
+    epithelial_layer,
+    fluoresce_panel,
+    marker_layer,
+    panel_settings,
+)
 from histo.synthetic.pyramid import (
     TILE_PX,
     encode_tiles,
@@ -37,6 +53,7 @@ from histo.synthetic.scene import (
     expose,
     fibre_angle,
     fluoresce,
+    glow,
     layered,
     sharpening_px,
     with_gaps,
@@ -84,7 +101,8 @@ class SlideSpec:
     CD8-negative ones. tumour : "side" reaches the edge of the tissue, where it has no invasive margin, and
     meets the host across one front; "nodule" lies inside it. tumour_fraction : of the tissue's width.
     margin_um : empty glass around the tissue. kind : brightfield (TIFF) or fluorescence (OME-TIFF).
-    jpeg_quality : of the tiles.
+    jpeg_quality : of the tiles. panel : markers beside CD8; without them all else of the slide is the same,
+    but for the lamp, which slides of a batch share, and the residual, which a second chromogen replaces.
     """
 
     slide_id: str
@@ -101,12 +119,19 @@ class SlideSpec:
     margin_um: float = 90.0
     kind: SlideKind = "brightfield"
     jpeg_quality: int = 85
+    panel: RenderedPanel | None = None
 
     @property
     def size_px(self) -> tuple[int, int]:
         """Level-0 width and height."""
         width, height = (max(16, round(length / self.mpp / 16) * 16) for length in self.size_um)
         return width, height
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Channels of a fluorescence slide."""
+        markers = () if self.panel is None else self.panel.markers
+        return (*FLUORESCENCE_CHANNELS, *(marker.name for marker in markers))
 
     @property
     def cd8_per_mm2(self) -> ZoneDensities:
@@ -119,8 +144,9 @@ class RenderedSlide:
     """The files of a slide, and its truth.
 
     slide : the image. annotations : QuPath GeoJSON, tumour and host. cells : Parquet, every cell: x_um,
-    y_um, is_cd8, zone, signed_distance_um, radius_um. truth_json : counts, areas and densities by zone,
-    white point and stain vectors, as in `truth`.
+    y_um, is_cd8, zone, signed_distance_um, radius_um, and by marker ("PD-1+") whether the cell carries it.
+    truth_json : counts, areas and densities by zone, white point and stain vectors, and of a panel the
+    settings that undo spill-over and autofluorescence; as in `truth`.
     """
 
     spec: SlideSpec
@@ -164,7 +190,7 @@ def render_slide(
         else:
             blocks = _in_order(scene.fluorescence, _blocks(spec.size_px), threads)
             rows = (np.concatenate([pixels for _, pixels in row], axis=1) for _, row in _by_row(blocks))
-            write_fluorescence(part, spec.size_px, spec.mpp, FLUORESCENCE_CHANNELS, rows)
+            write_fluorescence(part, spec.size_px, spec.mpp, spec.channels, rows)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -179,7 +205,10 @@ def render_slide(
 
 
 def render_window(spec: SlideSpec, box: Box) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Render a window of a slide, uncompressed: (H, W, 3), the same pixels wherever the window lies."""
+    """Render a window of a slide, uncompressed: (H, W, 3), of a fluorescence panel (H, W, 3 + markers).
+
+    The pixels are the same wherever the window lies.
+    """
     _check(spec)
     scene = _Scene.draw(spec)
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -188,14 +217,17 @@ def render_window(spec: SlideSpec, box: Box) -> NDArray[np.uint8] | NDArray[np.u
 
 
 def render_window_field(spec: SlideSpec, box: Box) -> Field:
-    """Render a window of a slide, compressed as in its file, with the truth of every cell in view."""
+    """Render a window of a slide, compressed as in its file, with the truth of every cell in view.
+
+    Of a fluorescence panel it has nuclear, CD8 and autofluorescence.
+    """
     _check(spec)
     scene = _Scene.draw(spec)
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     if spec.kind == "brightfield":
         pixels = jpeg_round_trip(scene.brightfield(box), spec.jpeg_quality)
     else:
-        pixels = scene.fluorescence(box)
+        pixels = scene.fluorescence(box)[..., :3]
     near = scene.near(box)
     labels, is_cd8, x_um, y_um = visible_cells(stamp(near, box, spec.mpp).owner, near, spec.mpp)
     look = scene.look
@@ -216,6 +248,8 @@ def _check(spec: SlideSpec) -> None:
         raise ConfigError("CD8+ densities must be 0 to 8000 per mm2: cells do not fit in less room")
     if not 1 <= spec.jpeg_quality <= 100:
         raise ConfigError(f"jpeg_quality {spec.jpeg_quality} is outside 1 to 100")
+    if spec.panel is not None:
+        check_panel(spec.panel, spec.kind)
 
 
 # How the CD8+ cells of a zone share its tissue: weight of glass, tumour, stroma, host, lymphoid, necrosis.
@@ -241,6 +275,7 @@ class _Scene:
     # Of the cells: y_um - reach and y_um + reach, for finding those of a strip.
     top_um: FloatArray
     bottom_um: FloatArray
+    carried: MarkerCells | None = None
 
     @classmethod
     def draw(cls, spec: SlideSpec) -> _Scene:
@@ -262,9 +297,22 @@ class _Scene:
             top_um=np.empty(0, np.float32),
             bottom_um=np.empty(0, np.float32),
         )
-        cells = _draw_cells(rng, scene)
+        cells, lineage = _draw_cells(rng, scene)
         reach = np.maximum(cells.reach_um(), np.maximum(cells.length_um, cells.width_um))
-        return replace(scene, cells=cells, top_um=cells.y_um - reach - 2, bottom_um=cells.y_um + reach + 2)
+        scene = replace(scene, cells=cells, top_um=cells.y_um - reach - 2, bottom_um=cells.y_um + reach + 2)
+        return scene if spec.panel is None else scene._with_panel(spec.panel, lineage)
+
+    def _with_panel(self, panel: RenderedPanel, lineage: NDArray[np.int8]) -> _Scene:
+        zone = zone_of(self.layout.signed_distance(self.cells.x_um, self.cells.y_um))
+        carried = draw_marker_cells(self.spec.seed, panel, lineage, zone, self.cells.label > 0)
+        if panel.chromogen is None:
+            return replace(self, carried=carried, lamp=batch_lamp(panel))
+        # No slide has the vector of the book.
+        error = np.random.default_rng([self.spec.seed, 13]).normal(0, 0.02, 3)
+        second = np.asarray(CHROMOGENS[panel.chromogen]) + error
+        vectors = self.look.stain_vectors.copy()
+        vectors[2] = second / np.linalg.norm(second)
+        return replace(self, carried=carried, look=replace(self.look, stain_vectors=vectors))
 
     def weights(self, box: Box) -> FloatArray:
         """Return what tissue lies in a window: (class, H, W), sums to 1."""
@@ -305,11 +353,27 @@ class _Scene:
 
     def near(self, box: Box) -> Cells:
         """Return the cells that reach into a window, in their order."""
+        return self.cells.take(self._near(box))
+
+    def _near(self, box: Box) -> NDArray[np.intp]:
         mpp = self.spec.mpp
         rows = (self.bottom_um > box.y * mpp) & (self.top_um < box.bottom * mpp)
         index = np.flatnonzero(rows)
         x, reach = self.cells.x_um[index], self.bottom_um[index] - self.cells.y_um[index]
-        return self.cells.take(index[(x + reach > box.x * mpp) & (x - reach < box.right * mpp)])
+        return index[(x + reach > box.x * mpp) & (x - reach < box.right * mpp)]
+
+    def _marker_layers(self, outer: Box, weights: FloatArray, cytoplasm: FloatArray) -> list[FloatArray]:
+        """Paint each marker of the panel on a window."""
+        if self.spec.panel is None or self.carried is None:
+            return []
+        index, mpp = self._near(outer), self.spec.mpp
+        cells, carried = self.cells.take(index), self.carried.take(index)
+        return [
+            epithelial_layer(cytoplasm, weights, self.ground, outer, mpp)
+            if marker.place == "epithelium"
+            else marker_layer(cells, carried, number, marker, outer, mpp)
+            for number, marker in enumerate(self.spec.panel.markers)
+        ]
 
     def brightfield(self, box: Box) -> NDArray[np.uint8]:
         halo = int(np.ceil(2.5 * self.look.blur_um / self.spec.mpp)) + sharpening_px(self.spec.mpp) // 2 + 2
@@ -319,7 +383,13 @@ class _Scene:
             amounts = np.zeros((outer.height, outer.width, 3), np.float32)
         else:
             weights = self.weights(outer)
-            amounts = layered(stamp(cells, outer, self.spec.mpp), weights, self.ground, outer, self.spec.mpp)
+            painted = stamp(cells, outer, self.spec.mpp)
+            amounts = layered(painted, weights, self.ground, outer, self.spec.mpp)
+            for layer in self._marker_layers(outer, weights, painted.cytoplasm):
+                tissue = 1 - weights[GLASS]
+                amounts[..., 2] = chromogen_layer(
+                    layer, tissue, self.ground, self.look.blur_um, outer, self.spec.mpp
+                )
         pixels = expose(amounts, self.look, self.ground, outer, self.spec.mpp)
         return pixels[halo:-halo, halo:-halo]
 
@@ -328,8 +398,15 @@ class _Scene:
         outer = Box(box.x - halo, box.y - halo, box.width + 2 * halo, box.height + 2 * halo)
         weights = self.weights(outer)
         painted = stamp(self.near(outer), outer, self.spec.mpp)
-        amounts = layered(painted, weights, self.ground, outer, self.spec.mpp)
-        pixels = fluoresce(amounts, painted, weights, self.lamp, self.ground, outer, self.spec.mpp)
+        panel, mpp = self.spec.panel, self.spec.mpp
+        pixels: NDArray[np.uint16]
+        if panel is not None:
+            signals = glow(painted, weights, self.lamp, self.ground, outer, mpp)
+            layers = self._marker_layers(outer, weights, painted.cytoplasm)
+            pixels = fluoresce_panel(signals, layers, panel, self.lamp, self.ground, outer, mpp)
+        else:
+            amounts = layered(painted, weights, self.ground, outer, mpp)
+            pixels = fluoresce(amounts, painted, weights, self.lamp, self.ground, outer, mpp)
         return pixels[halo:-halo, halo:-halo]
 
 
@@ -371,8 +448,8 @@ def _no_cells() -> Cells:
     return population.lymphocytes(np.random.default_rng(0), empty, empty)
 
 
-def _draw_cells(rng: np.random.Generator, scene: _Scene) -> Cells:
-    """One point process over the whole slide."""
+def _draw_cells(rng: np.random.Generator, scene: _Scene) -> tuple[Cells, NDArray[np.int8]]:
+    """One point process over the whole slide; and what each cell is, for markers."""
     spec, ground, layout = scene.spec, scene.ground, scene.layout
     area = (0.0, 0.0, *layout.size_um)
     x, y = population.lattice(rng, area, 6.6, 0.17)
@@ -435,6 +512,7 @@ def _draw_cells(rng: np.random.Generator, scene: _Scene) -> Cells:
         x, y = fill(HOST, 15.0, 8.5, 0.25)
         turn = rng.uniform(0, np.pi, len(x)).astype(np.float32)
         parts.insert(0, population.spindle_cells(rng, x, y, turn))
+    n_before = sum(len(part) for part in parts)
     parts += lymphoid
     parts += population.decoys(
         rng,
@@ -446,7 +524,12 @@ def _draw_cells(rng: np.random.Generator, scene: _Scene) -> Cells:
         vessels=ground.vessels,
         ghosts=ground.ghosts,
     )
-    return concatenate(parts)
+    cells = concatenate(parts)
+    lineage = np.full(len(cells), OTHER_CELL, np.int8)
+    n_cd8, n_lymphocytes = (len(part) for part in lymphoid)
+    lineage[n_before : n_before + n_cd8] = CD8_CELL
+    lineage[n_before + n_cd8 : n_before + n_cd8 + n_lymphocytes] = LYMPHOCYTE
+    return cells, lineage
 
 
 def _scaled(affinity: FloatArray, wanted: float) -> FloatArray:
@@ -554,6 +637,8 @@ def _truth(spec: SlideSpec, scene: _Scene) -> tuple[pd.DataFrame, dict[str, Any]
             "radius_um": np.sqrt(length * width).astype(np.float32),
         }
     )
+    for marker, positive in _positive(spec, scene).items():
+        frame[f"{marker}+"] = positive[scene.cells.label > 0]
     zones: dict[str, Any] = {}
     for index, (name, area) in enumerate(zip(ZONES, scene.layout.zone_area_mm2, strict=True)):
         n_cd8 = int((is_cd8 & (zone == index)).sum())
@@ -579,7 +664,17 @@ def _truth(spec: SlideSpec, scene: _Scene) -> tuple[pd.DataFrame, dict[str, Any]
     if spec.kind == "brightfield":
         truth["white_point"] = scene.look.white_point.tolist()
         truth["stain_vectors"] = scene.look.stain_vectors.tolist()
+    elif spec.panel is not None:
+        truth["panel"] = panel_settings(spec.panel, scene.lamp)
     return frame, truth
+
+
+def _positive(spec: SlideSpec, scene: _Scene) -> dict[str, NDArray[np.bool_]]:
+    """Return of each marker that cells carry which of them do."""
+    if spec.panel is None or scene.carried is None:
+        return {}
+    rows = zip(spec.panel.markers, scene.carried.positive, strict=True)
+    return {marker.name: positive for marker, positive in rows if marker.place != "epithelium"}
 
 
 def _phenotype(core: float | None, outer: float | None) -> Phenotype | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from histo.cells.detect import CellDetector, TileCells
-from histo.cells.table import CD8, CELL_CLASSES, DETECTION_COLUMNS
+from histo.cells.table import CD8, CELL_CLASSES, DETECTION_COLUMNS, OTHER
 from histo.cells.weights import Weights, load_weights
 from histo.config import CellsConfig, StainVectors
 from histo.slide.geometry import Box
@@ -105,6 +105,24 @@ def test_the_balance_of_a_protocol_moves_the_calls(
         counts.append(int((table["cell_class"] == CD8).sum()))
     plain = int((reference[0][1].table["cell_class"] == CD8).sum())
     assert counts[0] < plain < counts[1]
+
+
+def test_a_cd8_cell_needs_cd8_in_its_ring_where_that_is_asked_for(
+    reference: list[tuple[Tile, TileCells]], stain: Tensor
+) -> None:
+    plain = reference[0][1].table
+    called = plain["cell_class"] == CD8
+    limit = float(plain.loc[called, "cd8_ring_mean"].median())
+    detector = CellDetector(load_weights(), CellsConfig(min_cd8_ring=limit))
+    table = _detect(detector, stain, (704, 704), (0, 0), 1)[0][1].table
+    pale = called & (plain["cd8_ring_mean"] < limit)
+    assert 0 < pale.sum() < called.sum()
+    assert (table.loc[called & ~pale, "cell_class"] == CD8).all()
+    assert (table.loc[~called | pale, "cell_class"] == OTHER).all()
+    # The network gave no probability of that.
+    np.testing.assert_array_equal(table["probability"].isna(), pale)
+    columns = plain.columns.drop(["cell_class", "probability"])
+    pd.testing.assert_frame_equal(table[columns], plain[columns])
 
 
 @pytest.mark.parametrize(
