@@ -93,8 +93,8 @@ class CellNet(nn.Module):
     # Height and width must be multiples of it, and tiles must lie on its grid.
     multiple: Final = 8
     # No pixel further than this from another, along rows or columns, has a part in its maps:
-    # 1 (stem) + 4 + 8 + 16 + 8 + 4 (residual blocks at strides 2, 4, 8, 4, 2) + 7 (alignment to stride 8).
-    receptive_radius_px: Final = 48
+    # 1 (stem) + 4 + 8 + 3 * 16 + 8 + 4 (residual blocks at strides 2, 4, 8, 4, 2) + 7 (alignment to stride 8).
+    receptive_radius_px: Final = 80
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -104,7 +104,8 @@ class CellNet(nn.Module):
         self.to_quarter = _ConvNorm(width, 2 * width, 2, stride=2, padding=0)
         self.block_quarter = _Residual(2 * width)
         self.to_eighth = _ConvNorm(2 * width, 4 * width, 2, stride=2, padding=0)
-        self.block_eighth = _Residual(4 * width)
+        # Where they cost least: what a cell is shows in what stands around it.
+        self.block_eighth = nn.Sequential(*(_Residual(4 * width) for _ in range(3)))
         self.up_quarter = _Up(2 * width)
         self.up_half = _Up(width)
         self.mix = _ConvNorm(width, 2 * width, 1)

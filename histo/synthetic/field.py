@@ -207,6 +207,9 @@ def _draw_tissue(
             membrane=max(ground.membrane, float(strong[1])),
             mesh=max(ground.mesh, float(0.8 * strong[2])),
         )
+    if kind == "fluorescence":
+        # Brown nuclei are there for nuclear markers, which brightfield models meet; CD8 lies in membranes.
+        ground = replace(ground, nuclear_stain=0.0)
     # Windows that do not cross the textures' period are views, not copies.
     within = max(1, 1024 - size_px)
     ground = replace(ground, offset=(ground.offset[0] % within, ground.offset[1] % within))
