@@ -82,11 +82,6 @@ class TissueConfig(_Section):
     flag_excluded_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
 
 
-# Brown that is no CD8+ cell is what brightfield has and fluorescence has not: there the shipped weights have
-# to be surer. Chosen on the real images of benchmarks/real_images.py, see the model card.
-SHIPPED_CD8_LOGIT: Final = -0.4
-
-
 class CellsConfig(_Section):
     """What finds the cells, and what counts as one."""
 
@@ -98,7 +93,7 @@ class CellsConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     centre_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: as stored with the weights
     # Added to the logit of CD8+ cells, beside the balance that is stored with the weights: below 0 fewer are
-    # called CD8+. Brightfield protocols with the shipped weights have SHIPPED_CD8_LOGIT if they say nothing.
+    # called CD8+.
     cd8_logit: Annotated[float, Field(ge=-10, le=10)] = 0.0
     min_area_um2: Annotated[float, Field(ge=0)] = 10.0
     max_area_um2: Annotated[float, Field(gt=0)] = 400.0
@@ -266,20 +261,6 @@ class Config(_Section):
         if isinstance(stain, dict) and "kind" not in stain:
             return {**data, "stain": {"kind": "brightfield", **stain}}
         return data
-
-    @model_validator(mode="before")
-    @classmethod
-    def _balance_of_the_shipped_weights(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not isinstance(data.get("cells", {}), dict):
-            return data
-        stain, cells = data.get("stain", {}), data.get("cells", {})
-        kind = stain.get("kind", "brightfield") if isinstance(stain, dict) else getattr(stain, "kind", None)
-        shipped = (
-            cells.get("detector", "network") == "network" and cells.get("weights", "default") == "default"
-        )
-        if kind != "brightfield" or not shipped:
-            return data
-        return {**data, "cells": {"cd8_logit": SHIPPED_CD8_LOGIT, **cells}}
 
     @model_validator(mode="after")
     def _sizes_are_ordered(self) -> Config:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from histo.config import SHIPPED_CD8_LOGIT, BrightfieldStain, Config, FluorescenceStain, load_config
+from histo.config import BrightfieldStain, Config, FluorescenceStain, load_config
 from histo.errors import ConfigError, PixelSizeError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -123,26 +123,10 @@ def test_the_classical_rule_is_a_setting_that_changes_results() -> None:
         ("kather2018.yaml", "cells.weights=mine.safetensors", "cells.weights has no effect"),
         ("kather2018.yaml", "cells.centre_threshold=0.3", "cells.centre_threshold has no effect"),
         ("kather2018.yaml", "cells.precision=bfloat16", "cells.precision has no effect"),
+        ("kather2018.yaml", "cells.cd8_logit=1", "cells.cd8_logit has no effect"),
         ("kather2018.yaml", "cells.detector=kather2017", "cells.detector"),
     ],
 )
 def test_what_does_not_go_with_the_classical_rule_is_refused(config: str, override: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_config(CONFIGS / config, [override])
-
-
-class TestBalanceOfTheShippedWeights:
-    def test_brightfield_has_it_unless_it_says_otherwise(self):
-        assert Config().cells.cd8_logit == SHIPPED_CD8_LOGIT
-        assert load_config(None, ["cells.precision=bfloat16"]).cells.cd8_logit == SHIPPED_CD8_LOGIT
-        assert load_config(None, ["cells.cd8_logit=0.2"]).cells.cd8_logit == 0.2
-
-    def test_fluorescence_own_weights_and_the_rule_have_not(self):
-        fluorescence = ["stain.kind=fluorescence", "stain.nuclear=DAPI", "stain.cd8=CD8"]
-        assert load_config(None, fluorescence).cells.cd8_logit == 0
-        assert load_config(None, ["cells.weights=mine.safetensors"]).cells.cd8_logit == 0
-        assert load_config(CONFIGS / "kather2018.yaml").cells.cd8_logit == 0
-
-    def test_the_rule_cannot_use_it(self):
-        with pytest.raises(ConfigError, match=r"cells\.cd8_logit has no effect"):
-            load_config(CONFIGS / "kather2018.yaml", ["cells.cd8_logit=1"])

@@ -93,7 +93,7 @@ class CellNet(nn.Module):
     # Height and width must be multiples of it, and tiles must lie on its grid.
     multiple: Final = 8
     # No pixel further than this from another, along rows or columns, has a part in its maps:
-    # 1 (stem) + 4 + 8 + 3 * 16 + 8 + 4 (residual blocks at strides 2, 4, 8, 4, 2) + 7 (alignment to stride 8).
+    # 1 (stem) + 4 + 8 + 3 * 16 + 8 + 4 (residual blocks at strides 2, 4, 8, 4, 2) + 7 (to stride 8).
     receptive_radius_px: Final = 80
 
     def __init__(self, width: int = 16) -> None:

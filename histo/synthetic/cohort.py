@@ -173,8 +173,7 @@ def _mif_settings(undo: dict[str, Any]) -> dict[str, Any]:
             "cd8": "CD8",
             "autofluorescence": "Autofluorescence",
         },
-        # The network's own balance: some of these lesions have few CD8+ cells.
-        "cells": {"cd8_logit": 0.0},
+        "cells": {"centre_threshold": 0.6},
         "panel": {
             "markers": [
                 # The median of a ring is that of its own membrane, also where a neighbour's lies against it.

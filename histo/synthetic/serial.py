@@ -250,7 +250,7 @@ def _next_section(spec: SerialSpec) -> tuple[_Scene, NDArray[np.bool_]]:
         look=_typical_look(draw_look(rng), rng),
         ground=replace(first.ground, haze=first.ground.haze * float(rng.uniform(0.8, 1.25))),
     )
-    drawn = _draw_cells(rng, scene)
+    drawn, _ = _draw_cells(rng, scene)
     seen = first.cells.take(first.cells.label == WHOLE_CELL)
     seen = seen.take(rng.random(len(seen)) < spec.same_cells)
     moved = as_float(rng.normal(0, 1.0, (2, len(seen))).astype(np.float32))

@@ -43,7 +43,7 @@ def configured(kind: str, slide: RenderedSlide, root: Path) -> Config:
         {
             "name": "mif",
             "stain": {"kind": "fluorescence", **names},
-            "cells": {"cd8_logit": 0.75},
+            "cells": {"centre_threshold": 0.6},
             "panel": {"markers": [marker], **slide.truth["panel"]},
             **QUICK,
         }
