@@ -144,7 +144,7 @@ def test_the_guide_works_as_written(
     tile = Tile(0, Box(0, 0, 400, 400), Box(-k, -k, 400 + 2 * k, 400 + 2 * k))
     table = detector.detect(around, [tile])[0].table
     assert n_cd8 + n_other == pytest.approx(len(table), rel=0.1)
-    # The guide takes the class at the peak, the package that of the whole cell: one or two differ.
+    # The guide takes the class of 4.5 um round the peak, the package that of the cell: one or two differ.
     assert n_cd8 == pytest.approx((table["cell_class"] == CD8).sum(), rel=0.15, abs=2)
 
 
