@@ -83,8 +83,7 @@ def test_lines_with_more_values_than_columns_are_refused(tmp_path: Path) -> None
 
 
 def test_slides_of_another_stain_are_another_run(tmp_path: Path) -> None:
-    path = tmp_path / "m.csv"
-    path.write_text("slide,stain\na.tif,cd8_ihc\nb.tif,cd8_ihc\na.ome.tif,cd8_mif\n")
-    manifest = read_manifest(path)
+    rows = "slide,stain\na.tif,cd8_ihc\nb.tif,cd8_ihc\na.ome.tif,cd8_mif\n"
+    manifest = read_manifest(write(tmp_path, rows))
     assert manifest.unused([Path("a.tif")]) == ["b.tif"]
     assert manifest.unused([Path("c.tif")]) == ["a.tif", "b.tif", "a.ome.tif"]
