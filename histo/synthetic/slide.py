@@ -101,8 +101,8 @@ class SlideSpec:
     CD8-negative ones. tumour : "side" reaches the edge of the tissue, where it has no invasive margin, and
     meets the host across one front; "nodule" lies inside it. tumour_fraction : of the tissue's width.
     margin_um : empty glass around the tissue. kind : brightfield (TIFF) or fluorescence (OME-TIFF).
-    jpeg_quality : of the tiles. panel : markers beside CD8; without them all else of the slide is the same,
-    but for the lamp, which slides of a batch share, and the residual, which a second chromogen replaces.
+    jpeg_quality : of the tiles. panel : markers beside CD8; without them all cells of the slide are the
+    same, but the lamp is its own, dirt on the glass glows, and of stains there is no second chromogen.
     """
 
     slide_id: str
@@ -306,7 +306,14 @@ class _Scene:
         zone = zone_of(self.layout.signed_distance(self.cells.x_um, self.cells.y_um))
         carried = draw_marker_cells(self.spec.seed, panel, lineage, zone, self.cells.label > 0)
         if panel.chromogen is None:
-            return replace(self, carried=carried, lamp=batch_lamp(panel))
+            # Dirt on the glass, which a bright field shows, does not glow.
+            cells = self.cells
+            in_tissue = self.layout.at(cells.x_um, cells.y_um)[0] > 0
+            seen = {
+                name: getattr(cells, name) * in_tissue
+                for name in ("nuclear", "ring", "brown", "brown_nucleus")
+            }
+            return replace(self, carried=carried, lamp=batch_lamp(panel), cells=replace(cells, **seen))
         # No slide has the vector of the book.
         error = np.random.default_rng([self.spec.seed, 13]).normal(0, 0.02, 3)
         second = np.asarray(CHROMOGENS[panel.chromogen]) + error

@@ -80,3 +80,10 @@ def test_lines_with_more_values_than_columns_are_refused(tmp_path: Path) -> None
     path.write_text("slide,patient\na.svs,P1,x\nb.svs,P2,y\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_manifest(path)
+
+
+def test_slides_of_another_stain_are_another_run(tmp_path: Path) -> None:
+    rows = "slide,stain\na.tif,cd8_ihc\nb.tif,cd8_ihc\na.ome.tif,cd8_mif\n"
+    manifest = read_manifest(write(tmp_path, rows))
+    assert manifest.unused([Path("a.tif")]) == ["b.tif"]
+    assert manifest.unused([Path("c.tif")]) == ["a.tif", "b.tif", "a.ome.tif"]

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from histo.synthetic.cohort import demo_cohort, demo_specs
+from histo.config import load_config
+from histo.synthetic.cohort import demo_cohort, demo_mif_specs, demo_specs
 from histo.synthetic.slide import PHENOTYPE_CUTOFF_PER_MM2
 
 
@@ -43,16 +44,31 @@ def test_densities_are_off_the_cutoff(spec):
 def test_cohort_on_disk(tmp_path):
     """Coarser and smaller than the real demo, with the same layout on disk."""
     specs = [replace(spec, size_um=(1900.0, 620.0), mpp=1.0) for spec in demo_specs(seed=2)[:2]]
-    made = demo_cohort(tmp_path, specs=specs)
+    mif_specs = [replace(spec, size_um=(1900.0, 620.0), mpp=1.0) for spec in demo_mif_specs(seed=2)[:2]]
+    made = demo_cohort(tmp_path, specs=specs, mif_specs=mif_specs)
     manifest = pd.read_csv(made.manifest)
     assert list(manifest.columns) == ["slide", "patient", "lesion", "site", "stain", "mpp_um"]
-    assert [made.slides_folder / name for name in manifest.slide] == list(made.slide_paths)
-    assert list(manifest.site) == ["primary", "metastasis"]
-    for slide in made.slides:
+    names = {stain: list(rows.slide) for stain, rows in manifest.groupby("stain")}
+    assert [made.slides_folder / name for name in names["cd8_ihc"]] == list(made.slide_paths)
+    assert [made.mif_folder / name for name in names["cd8_mif"]] == [s.slide for s in made.mif_slides]
+    assert list(manifest.site) == ["primary", "metastasis"] * 2
+    assert list(manifest.lesion) == ["P1_primary", "P1_metastasis"] * 2
+    for slide in (*made.slides, *made.mif_slides):
         assert slide.annotations.parent == made.annotations_folder
         truth = json.loads(slide.truth_json.read_text())
         assert truth["phenotype"] == slide.spec.phenotype
         assert truth["n_cd8"] == pd.read_parquet(slide.cells).is_cd8.sum()
+
+    config = load_config(made.mif_config)
+    assert [marker.name for marker in config.panel.markers] == ["PD-1", "TIM-3"]
+    # One batch: what undoes the spill-over of one slide undoes that of all.
+    assert all(slide.truth["panel"] == made.mif_slides[0].truth["panel"] for slide in made.mif_slides)
+    assert config.panel.spillover == made.mif_slides[0].truth["panel"]["spillover"]
+
+
+def test_more_cells_are_checkpoint_positive_in_metastases():
+    share = {spec.site: spec.panel.markers[0].fraction for spec in demo_mif_specs()}
+    assert share["metastasis"] > share["primary"]
 
 
 @pytest.mark.slow
