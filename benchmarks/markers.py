@@ -187,7 +187,7 @@ def our_cells(folder: Path, inform: InForm) -> Matched:
     """Find and measure the field's cells as `histo infer` does, and match them to inForm's."""
     config = Config.model_validate(
         {
-            "cells": {"centre_threshold": 0.6},  # as in configs/cd8_mif.yaml
+            "cells": {"centre_threshold": 0.5, "min_area_um2": 16},  # as in configs/cd8_mif.yaml
             "stain": {"kind": "fluorescence", "nuclear": "DAPI", "cd8": "Alexa 594"},
             "panel": {"markers": [{"name": name.replace(" ", "_"), "channel": name} for name in CHANNELS]},
         }

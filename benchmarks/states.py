@@ -85,7 +85,7 @@ def settings(kind: str, undo: dict[str, Any]) -> Config:
                     "cd8": "CD8",
                     "autofluorescence": "Autofluorescence",
                 },
-                "cells": {"centre_threshold": 0.6},
+                "cells": {"centre_threshold": 0.5, "min_area_um2": 16},
                 "panel": {"markers": [{"name": "PD-1", "channel": "PD-1", "role": "checkpoint"}], **undo},
                 "results": {"label_maps": False, "geojson": False},
                 "measure": {"spatial": False},

@@ -173,7 +173,7 @@ def _mif_settings(undo: dict[str, Any]) -> dict[str, Any]:
             "cd8": "CD8",
             "autofluorescence": "Autofluorescence",
         },
-        "cells": {"centre_threshold": 0.6},
+        "cells": {"centre_threshold": 0.5, "min_area_um2": 16},
         "panel": {
             "markers": [
                 # The median of a ring is that of its own membrane, also where a neighbour's lies against it.

@@ -43,7 +43,7 @@ def configured(kind: str, slide: RenderedSlide, root: Path) -> Config:
         {
             "name": "mif",
             "stain": {"kind": "fluorescence", **names},
-            "cells": {"centre_threshold": 0.6},
+            "cells": {"centre_threshold": 0.5, "min_area_um2": 16},
             "panel": {"markers": [marker], **slide.truth["panel"]},
             **QUICK,
         }
