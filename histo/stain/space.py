@@ -20,7 +20,7 @@ from histo.slide.survey import Survey
 from histo.slide.tissue import Tissue, survey_od
 from histo.stain.deconvolution import AMOUNT_RANGE, STAINS, optical_density, stain_matrix, unmix
 from histo.stain.sample import sample_tissue
-from histo.stain.vectors import estimate_vectors
+from histo.stain.vectors import clear_of_third, estimate_vectors
 
 WhitePointSource = Literal["config", "glass", "brightest tissue"]
 VectorsSource = Literal["config", "estimated"]
@@ -126,8 +126,11 @@ def _fit_brightfield(
     if config.estimate_within_deg > 0:
         od = optical_density(torch.from_numpy(pixels), torch.tensor(white)).numpy()
         found, estimated = estimate_vectors(od, vectors[:2], config.estimate_within_deg)
-        # A cross product follows the two stains; a third stain that the protocol names stays.
+        # A cross product follows the two stains; a third stain that the protocol names stays, and is kept
+        # free of the two.
         residual = _cross(found) if config.vectors.residual is None else vectors[2]
+        if config.vectors.residual is not None:
+            found = clear_of_third(od, found, residual, config.estimate_within_deg)
         vectors = np.vstack([found, residual])
     sources: tuple[VectorsSource, ...] = tuple("estimated" if ok else "config" for ok in estimated)
     notes = [
