@@ -305,6 +305,9 @@ class Config(_Section):
             return self
         if panel.autofluorescence or panel.spillover:
             raise ValueError("panel.autofluorescence and panel.spillover are for fluorescence")
+        if "stain" not in self.model_fields_set:
+            # For tables of others; on a slide, names of channels are looked at again.
+            return self
         chromogens = ["nuclear", "CD8", *([] if stain.residual_name is None else [stain.residual_name])]
         known = {name.casefold() for name in chromogens}
         unknown = [marker.channel for marker in panel.markers if marker.channel.casefold() not in known]

@@ -77,7 +77,8 @@ def results_folder(
         rows.append(SlideRow.from_summary(summary))
         truth.append(frame[is_cd8 & frame["in_tissue"]].reset_index(drop=True))
     write_slides_table(folder, rows)
-    config = Config.model_validate({"panel": {"markers": panel(slides[0])}})
+    stain = {"kind": "fluorescence", "nuclear": "DAPI", "cd8": "CD8"}
+    config = Config.model_validate({"stain": stain, "panel": {"markers": panel(slides[0])}})
     (folder / "run.json").write_text(json.dumps({"config": config.model_dump(mode="json")}), encoding="utf-8")
     return truth
 

@@ -106,6 +106,15 @@ def fit_panel(
     if not markers:
         return None
     if not isinstance(config.stain, FluorescenceStain):
+        own = config.stain.residual_name
+        known = {*_STAIN_OF_CHROMOGEN, *([] if own is None else [own.casefold()])}
+        unknown = [marker.channel for marker in markers if marker.channel.casefold() not in known]
+        if unknown:
+            raise ChannelError(
+                f"no stain of this brightfield protocol: {', '.join(map(repr, unknown))}",
+                path=slide.path,
+                fix="Give a third stain as stain.vectors.residual with stain.residual_name in the config",
+            )
         planes = [_STAIN_OF_CHROMOGEN.get(marker.channel.casefold(), 2) for marker in markers]
         return PanelTransform(
             unit="optical density",

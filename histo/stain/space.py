@@ -20,7 +20,7 @@ from histo.slide.survey import Survey
 from histo.slide.tissue import Tissue, survey_od
 from histo.stain.deconvolution import AMOUNT_RANGE, STAINS, optical_density, stain_matrix, unmix
 from histo.stain.sample import sample_tissue
-from histo.stain.vectors import estimate_vectors
+from histo.stain.vectors import clear_of_third, estimate_vectors
 
 WhitePointSource = Literal["config", "glass", "brightest tissue"]
 VectorsSource = Literal["config", "estimated"]
@@ -32,7 +32,7 @@ class BrightfieldTransform:
 
     white_point : (red, green, blue) grey levels of bare glass.
     vectors : unit vectors of optical density, rows nuclear, CD8, residual.
-    note : what could not be estimated; empty where nothing.
+    note : what could not be estimated, and how far vectors were turned for a third stain; else empty.
     """
 
     white_point: tuple[float, float, float]
@@ -122,12 +122,22 @@ def _fit_brightfield(
     pixels = sample_tissue(slide, tissue, brown)
     white, source = _white_point(survey, pixels, config)
     vectors = expected.to(torch.float64).numpy()
-    estimated = (False, False)
+    estimated, turned = (False, False), ""
     if config.estimate_within_deg > 0:
         od = optical_density(torch.from_numpy(pixels), torch.tensor(white)).numpy()
         found, estimated = estimate_vectors(od, vectors[:2], config.estimate_within_deg)
-        # A cross product follows the two stains; a third stain that the protocol names stays.
-        residual = _cross(found) if config.vectors.residual is None else vectors[2]
+        # A cross product follows the two stains; a third stain that the protocol names stays, and the two are
+        # kept clear of it.
+        if config.vectors.residual is None:
+            residual = _cross(found)
+        else:
+            residual = vectors[2]
+            before, found = found, clear_of_third(od, found, residual, config.estimate_within_deg)
+            degrees = np.degrees(np.arccos(np.clip((before * found).sum(axis=1), -1, 1)))
+            turned = (
+                f"turned into the plane of pixels without {config.residual_name or 'the third stain'}: "
+                f"nuclear by {degrees[0]:.1f}, cd8 by {degrees[1]:.1f} degrees"
+            )
         vectors = np.vstack([found, residual])
     sources: tuple[VectorsSource, ...] = tuple("estimated" if ok else "config" for ok in estimated)
     notes = [
@@ -135,6 +145,8 @@ def _fit_brightfield(
         for name, ok in zip(STAINS[:2], estimated, strict=True)
         if not ok and config.estimate_within_deg > 0
     ]
+    if turned:
+        notes.append(turned)
     rows = tuple((float(r), float(g), float(b)) for r, g, b in vectors)
     return BrightfieldTransform(white, source, rows, (sources[0], sources[1]), "; ".join(notes))
 

@@ -34,7 +34,8 @@ class _Section(BaseModel):
 class FieldsConfig(_Section):
     """Rendered fields. Training, validation and test never share a seed."""
 
-    size_px: Annotated[int, Field(ge=256, le=2048, multiple_of=8)] = 512
+    # What is scored of a field is further from its edge than the network's halo of 128 px.
+    size_px: Annotated[int, Field(ge=320, le=2048, multiple_of=8)] = 512
     train: Annotated[int, Field(ge=1)] = 600
     # Followed during training, and what the centre threshold is chosen on.
     validation: Annotated[int, Field(ge=1)] = 32

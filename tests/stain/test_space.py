@@ -16,8 +16,10 @@ from histo.errors import ChannelError, SlideError
 from histo.slide.geometry import Box
 from histo.slide.survey import survey_slide
 from histo.slide.tissue import detect_tissue
+from histo.stain.deconvolution import unmix
 from histo.stain.space import BrightfieldTransform, FluorescenceTransform, StainTransform, fit_stain
 
+RED, TEAL = np.array([0.214, 0.851, 0.478]), np.array([0.92, 0.37, 0.15])
 MIF = FluorescenceStain(kind="fluorescence", nuclear="DAPI", cd8="CD8", autofluorescence="AF")
 
 
@@ -109,6 +111,21 @@ def test_configured_white_point_and_vectors_are_taken_as_they_are() -> None:
         transform.vectors[2], np.array([0.2, 0.9, 0.4]) / np.linalg.norm([0.2, 0.9, 0.4]), atol=1e-5
     )
     assert transform.note == ""
+
+
+@pytest.mark.parametrize("third", [RED, TEAL])
+@pytest.mark.parametrize("seed", range(3))
+def test_two_stains_leave_no_trace_in_a_third(third: np.ndarray, seed: int) -> None:
+    truth = turned(HAEMATOXYLIN, 5, seed), turned(DAB, 5, seed + 100)
+    pixels = stained((1024, 1024), vectors=truth, cd8_share=0.05, where=glassed(), seed=seed)
+    # Half of the CD8+ cells, and a few others, carry the third stain.
+    carry = blobs((1024, 1024), 0.03, 4.0, seed + 1) * 0.5 * glassed()
+    pixels = (pixels * 10 ** (-carry[..., None] * third)).round().astype(np.uint8)
+    transform = fit(ArraySlide(pixels, 0.5), BrightfieldStain(vectors=StainVectors(residual=tuple(third))))
+    assert isinstance(transform, BrightfieldTransform)
+    traces = unmix(torch.tensor(np.array(truth)).float(), transform.matrix())[:, 2]
+    assert float(traces.abs().max()) < 0.012
+    np.testing.assert_allclose(transform.vectors[2], third / np.linalg.norm(third), atol=1e-6)
 
 
 def test_all_tissue_takes_the_brightest_for_white() -> None:

@@ -15,7 +15,7 @@ from histo.training.sample import Sample
 def _tiny(**fields: object) -> TrainConfig:
     return TrainConfig.model_validate(
         {
-            "fields": {"size_px": 256, "train": 2, "validation": 1, "test": 1, "workers": 1, **fields},
+            "fields": {"size_px": 320, "train": 2, "validation": 1, "test": 1, "workers": 1, **fields},
             "optimiser": {"crop_px": 64},
         }
     )

@@ -32,7 +32,7 @@ def tiny() -> TrainConfig:
             "precision": "float32",
             "device": "cpu",
             "threads": 1,
-            "fields": {"size_px": 256, "train": 4, "validation": 2, "test": 2, "workers": 1},
+            "fields": {"size_px": 320, "train": 4, "validation": 2, "test": 2, "workers": 1},
             "optimiser": {"steps": 4, "steps_per_epoch": 2, "batch_size": 2, "crop_px": 64},
         }
     )
@@ -71,7 +71,7 @@ def test_tensorboard_shows_curves_and_pictures(finished: Path) -> None:
         shown = events.Images(tag)
         assert [image.step for image in shown] == [2, 4]
         # Two panels, twice as large.
-        assert (shown[0].height, shown[0].width) == (512, 1032)
+        assert (shown[0].height, shown[0].width) == (640, 1288)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(

@@ -39,7 +39,7 @@ def _config(root: Path, **dataset: object) -> TrainConfig:
         {
             "width": 4,
             "threads": 1,
-            "fields": {"size_px": 256, "workers": 1},
+            "fields": {"size_px": 320, "workers": 1},
             "optimiser": {"crop_px": 64, "batch_size": 4},
             "datasets": [{"name": "folder", "path": str(root), **dataset}],
         }

@@ -32,6 +32,8 @@ _MOST_ARRANGEMENTS = 20_000
 # Normal samples for the interval of the rank-biserial correlation: so many means of two values in all.
 _SAMPLED_MEANS = 4_000_000
 _FEWEST_SAMPLES, _MOST_SAMPLES, _SAMPLES_AT_ONCE = 5000, 20_000, 500
+# Correlations of 0 to 1 that are tried.
+_HALF_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,11 @@ def compare_paired(
 
     The matched rank-biserial correlation is (R+ - R-) / (R+ + R-), of the sums of the ranks of positive and
     negative differences (Kerby 2014, Compr Psychol 3:11.IT.3.1). Up to 50 pairs with a difference its
-    interval inverts the exact test: it holds the correlations of normal differences, of any shift, at which
-    the sum of ranks would not be rejected; without ties it leaves 0 out where the test does. Beyond 50 it is
+    interval holds the correlations of normal differences, of any shift, with which the sum of ranks goes
+    (Blaker 2000, Can J Stat 28:783); without ties it leaves 0 out where the test rejects. Beyond 50 it is
     normal on Fisher's z scale, with the jackknife's standard error and Student's t, or Wilson's limit where
-    all differences have one sign. Few pairs have few possible sums, so that near 1 it holds the truth in 97
-    rather than 95 %; where differences are very skewed or have heavy tails it can be 90 %.
+    all differences have one sign. Where differences are very skewed or have heavy tails it can hold the truth
+    in 90 %.
 
     Parameters
     ----------
@@ -420,8 +422,9 @@ def _rank_biserial(signed: Array, level: float, *, interval: bool) -> Estimate:
         return Estimate(value=r, unit=RANK_BISERIAL)
     if n <= _EXACT_PAIRS:
         # Ties count half: the outer whole number on either side.
-        low = _lowest_rank_biserial(n, floor((n * (n + 1) / 2 + total) / 2), level)
-        high = -_lowest_rank_biserial(n, floor((n * (n + 1) / 2 - total) / 2), level)
+        lowest = _lowest_rank_biserials(n, level)
+        low = float(lowest[floor((n * (n + 1) / 2 + total) / 2)])
+        high = -float(lowest[floor((n * (n + 1) / 2 - total) / 2)])
         return Estimate(value=r, low=min(low, r), high=max(high, r), unit=RANK_BISERIAL)
     if abs(r) == 1:
         return _one_sided(r, n, level, RANK_BISERIAL)
@@ -431,28 +434,57 @@ def _rank_biserial(signed: Array, level: float, *, interval: bool) -> Estimate:
     return Estimate(value=r, low=tanh(atanh(r) - half), high=tanh(atanh(r) + half), unit=RANK_BISERIAL)
 
 
-@lru_cache(maxsize=4096)
-def _lowest_rank_biserial(n: int, statistic: int, level: float) -> float:
-    """Return the least correlation of normal differences at which so great a sum of positive ranks is likely.
+@lru_cache(maxsize=64)
+def _lowest_rank_biserials(n: int, level: float) -> Array:
+    """Return the least correlation of normal differences that goes with each sum of positive ranks.
 
-    A sum of at least w at shift m says that the w-th largest mean of two differences is above -m. So that
-    shift is a quantile of these means in samples at shift 0, drawn here with a fixed seed; the correlation at
-    a shift of m standard deviations is 2 Phi(sqrt(2) m) - 1.
+    A correlation goes with a sum where the acceptability (Blaker 2000, Can J Stat 28:783) of the sum exceeds
+    1 - level: the chance of so extreme a sum on its side, and the largest chance of the other side that is no
+    larger. Equal tails would hold the truth in 97.5 % near the ends, where one side has no sums left.
+
+    A sum of at least w at shift m says that the w-th largest mean of two differences is above -m. So all
+    chances at all shifts come from these means in samples at shift 0, drawn here with a fixed seed; at shift
+    0 they are exact. The correlation at a shift of m standard deviations is 2 Phi(sqrt(2) m) - 1.
+
+    Returns
+    -------
+    (n (n + 1) / 2 + 1,) by the sum, in steps of 0.005.
     """
-    if statistic < 1:
-        return -1.0
     first, second = np.triu_indices(n)
     samples = min(_MOST_SAMPLES, max(_FEWEST_SAMPLES, _SAMPLED_MEANS // len(first)))
     rng = np.random.default_rng(0)
-    found = []
-    for _ in range(0, samples, _SAMPLES_AT_ONCE):
-        drawn = rng.standard_normal((_SAMPLES_AT_ONCE, n))
-        # The w-th smallest mean is distributed as the w-th largest, turned round.
-        found.append(
-            np.partition(drawn[:, first] + drawn[:, second], statistic - 1, axis=1)[:, statistic - 1] / 2
-        )
-    shift = float(np.quantile(np.concatenate(found), (1 - level) / 2))
-    return float(2 * stats.norm.cdf(sqrt(2) * shift) - 1)
+    means = np.empty((samples, len(first)), np.float32)
+    for start in range(0, samples, _SAMPLES_AT_ONCE):
+        drawn = rng.standard_normal((min(_SAMPLES_AT_ONCE, samples - start), n))
+        means[start : start + len(drawn)] = np.sort((drawn[:, first] + drawn[:, second]) / 2, axis=1)
+    means.sort(axis=0)
+    half = np.arange(_HALF_STEPS) / _HALF_STEPS
+    shifts = stats.norm.ppf((1 + half) / 2) / sqrt(2)
+    # Row: the chance of a sum of at least w at each shift; the w-th largest mean is column -w.
+    at_least = np.ones((len(first) + 1, len(half)))
+    for w in range(1, len(first) + 1):
+        at_least[w] = 1 - np.searchsorted(means[:, -w], -shifts, side="right") / samples
+    at_least[:, 0] = np.cumsum(_signed_rank_chances(np.arange(1.0, n + 1))[::2][::-1])[::-1]
+    lowest = np.full(len(first) + 1, 1.0)
+    # At the mirrored shift a sum has the chances of what it lacks to all.
+    for sign in (1, -1):
+        for k, correlation in enumerate(half):
+            accepted = _acceptability(at_least[:, k])[::sign] > 1 - level
+            lowest[accepted] = np.minimum(lowest[accepted], sign * correlation)
+    return lowest
+
+
+def _acceptability(at_least: Array) -> Array:
+    """Return Blaker's acceptability of each of the values of which the chance of at least that is given."""
+    at_most = 1 - np.append(at_least[1:], 0.0)
+    upper = at_least <= at_most
+    own = np.where(upper, at_least, at_most)
+    slack = 1e-9
+    # Of the other side, the largest chance that is no larger; none is 0.
+    low = np.append(0.0, at_most)[np.searchsorted(at_most, own + slack, side="right")]
+    high = np.append(0.0, at_least[::-1])[np.searchsorted(at_least[::-1], own + slack, side="right")]
+    accepted: Array = np.minimum(1.0, own + np.where(upper, low, high))
+    return accepted
 
 
 def _one_sided(value: float, n: int, level: float, unit: str) -> Estimate:

@@ -311,8 +311,15 @@ class TestPaired:
                 assert r.low is not None
                 assert r.high is not None
                 assert found.p_value is not None
-                if abs(found.p_value - 0.05) > 0.008:  # the limits are sampled
-                    assert (r.low > 0 or r.high < 0) == (found.p_value < 0.05)
+                assert (r.low > 0 or r.high < 0) == (found.p_value <= 0.05)
+
+    @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
+    def test_rank_biserial_holds_the_truth_as_often_as_it_says(self, shift: float) -> None:
+        rng = np.random.default_rng(7)
+        truth = 2 * stats.norm.cdf(np.sqrt(2) * shift) - 1
+        found = [compare_paired(np.zeros(12), rng.normal(shift, 1, 12), unit="") for _ in range(600)]
+        held = [r.rank_biserial.low <= truth <= r.rank_biserial.high for r in found]
+        assert 0.925 < np.mean(held) < 0.975
 
     def test_too_few_pairs_give_no_test_but_the_reason(self) -> None:
         five = compare_paired(np.zeros(5), np.arange(1.0, 6.0), unit="/mm2")
