@@ -19,9 +19,11 @@ from histo.sections.picture import NuclearPicture
 
 # Edge of the windows that are looked for on the other section, how far they are looked for, and between
 # windows.
-_WINDOW_UM = 320.0
+WINDOW_UM = 320.0
 _REACH_UM = 96.0
 _SPACING_UM = 100.0
+# Windows lie within tissue: along an outline that both sections have, any two look alike.
+_WITHIN = 0.95
 # Windows of a slide: of larger ones every so many-th only.
 _MOST_WINDOWS = 4000
 # A window looks alike where its best correlation exceeds this percentile of windows laid on wrong tissue.
@@ -72,14 +74,15 @@ def local_error(
     Inverse consistency (Christensen 2001, IEEE Trans Med Imaging 20:568) needs two registrations that know
     nothing of each other, and is blind to what misleads both. So windows of 320 um are looked for within 96
     um on the second section, where the registration has laid it, by normalised cross-correlation. What a best
-    correlation is worth is learnt from windows that are laid on wrong tissue.
+    correlation is worth is learnt from windows that are laid on wrong tissue. Windows lie within the common
+    tissue, for unrelated sections laid over each other share an outline.
 
     Parameters
     ----------
     first : nuclear stain of the first slide. moved : of the second, on the grid of the first.
     """
     mpp = first.mpp
-    half, reach = round(_WINDOW_UM / 2 / mpp), round(_REACH_UM / mpp)
+    half, reach = round(WINDOW_UM / 2 / mpp), round(_REACH_UM / mpp)
     rows, columns = _centres(first.tissue & (moved > 0), mpp, half)
     x, y = ((place.astype(np.float64) + 0.5) * mpp for place in (columns, rows))
     centres = np.column_stack([x, y])
@@ -102,11 +105,11 @@ def local_error(
 
 
 def _centres(tissue: NDArray[np.bool_], mpp: float, half: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the centres of windows that are mostly tissue."""
+    """Return the centres of windows that hold hardly any glass."""
     share = ndimage.uniform_filter(tissue.astype(np.float32), 2 * half + 1, mode="constant")
     step = max(1, round(_SPACING_UM / mpp))
     while True:
-        rows, columns = np.nonzero(share[step // 2 :: step, step // 2 :: step] > 0.5)
+        rows, columns = np.nonzero(share[step // 2 :: step, step // 2 :: step] > _WITHIN)
         if len(rows) <= _MOST_WINDOWS:
             return rows * step + step // 2, columns * step + step // 2
         step *= 2

@@ -21,7 +21,7 @@ from histo.results.atomic import replacing, write_text
 from histo.results.cells_parquet import read_cells
 from histo.sections.codensity import MATCHED, codensities
 from histo.sections.config import SectionsConfig
-from histo.sections.error import LocalError, landmark_error_um, local_error, read_landmarks
+from histo.sections.error import WINDOW_UM, LocalError, landmark_error_um, local_error, read_landmarks
 from histo.sections.mapping import Mapping, tabulate
 from histo.sections.matching import matched_fraction
 from histo.sections.overlay import write_overlay
@@ -218,7 +218,7 @@ def refusal(error: LocalError, median_um: float | None, config: SectionsConfig) 
     """
     share = error.verified_fraction
     if len(error.x_um) == 0:
-        return "the sections have no tissue in common"
+        return f"the sections have no tissue in common that is {WINDOW_UM:g} um wide"
     if share < config.min_verified:
         return (
             f"only {share:.0%} of the tissue looks more alike than wrong tissue does, "
