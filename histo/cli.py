@@ -32,6 +32,12 @@ Format = Literal["qupath_zones", "zones", "qupath", "halo", "inform", "columns"]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML of the stain protocol; default: CD8 H-DAB.")
 ]
+FormatOption = Annotated[
+    Format | None, typer.Option("--format", help="Of a table of another program; default: recognised.")
+]
+TableMppOption = Annotated[
+    float | None, typer.Option("--mpp", help="Pixel size in um, for tables whose positions are in pixels.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting, as key=value, e.g. run.batch_size=8. Repeatable."),
@@ -119,12 +125,8 @@ def cohort(
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML of the analysis; default: that of the docs.")
     ] = None,
-    table_format: Annotated[
-        Format | None, typer.Option("--format", help="Of a table of another program; default: recognised.")
-    ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Pixel size in um, for tables whose positions are in pixels.")
-    ] = None,
+    table_format: FormatOption = None,
+    mpp: TableMppOption = None,
     mapping: Annotated[
         Path | None, typer.Option(help="YAML: what columns, classes and zones of a table mean.")
     ] = None,
@@ -172,12 +174,8 @@ def states(
         Path | None,
         typer.Option("--config", help="YAML with panel and states; default: that of the results folder."),
     ] = None,
-    table_format: Annotated[
-        Format | None, typer.Option("--format", help="Of a table of another program; default: recognised.")
-    ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Pixel size in um, for tables whose positions are in pixels.")
-    ] = None,
+    table_format: FormatOption = None,
+    mpp: TableMppOption = None,
     mapping: Annotated[
         Path | None, typer.Option(help="YAML: what columns and classes of a table mean.")
     ] = None,

@@ -56,6 +56,16 @@ class BrightfieldStain(_Section):
             raise ValueError("residual_name names a third stain: give its vector as vectors.residual")
         return self
 
+    @property
+    def chromogens(self) -> tuple[str, ...]:
+        """What is stained, in the order of the stain amounts; a mere rest is not."""
+        return ("nuclear", "CD8", *(() if self.residual_name is None else (self.residual_name,)))
+
+    def place_of(self, chromogen: str) -> int | None:
+        """Return where a chromogen stands among the stain amounts, whatever its case; None: not here."""
+        names = [name.casefold() for name in self.chromogens]
+        return names.index(chromogen.casefold()) if chromogen.casefold() in names else None
+
 
 class FluorescenceStain(_Section):
     """Fluorescence: which channel is which. Names are matched without regard to case, wholly or in part."""
@@ -308,13 +318,11 @@ class Config(_Section):
         if "stain" not in self.model_fields_set:
             # For tables of others; on a slide, names of channels are looked at again.
             return self
-        chromogens = ["nuclear", "CD8", *([] if stain.residual_name is None else [stain.residual_name])]
-        known = {name.casefold() for name in chromogens}
-        unknown = [marker.channel for marker in panel.markers if marker.channel.casefold() not in known]
+        unknown = [marker.channel for marker in panel.markers if stain.place_of(marker.channel) is None]
         if unknown:
             raise ValueError(
                 f"no stain of this brightfield protocol: {', '.join(map(repr, unknown))}; it has "
-                f"{', '.join(chromogens)}: a third is stain.vectors.residual with stain.residual_name"
+                f"{', '.join(stain.chromogens)}: a third is stain.vectors.residual with stain.residual_name"
             )
         return self
 

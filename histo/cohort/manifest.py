@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from histo.errors import ConfigError
 from histo.slide.pixel_size import MAX_MPP, MIN_MPP, believable
+from histo.tables.written import read_written
 from histo.tables.zones import SITES
 
 # Histopathological growth pattern, and its usual one-letter forms.
@@ -75,22 +73,7 @@ def read_manifest(path: Path) -> Manifest:
     ------
     ConfigError : the file cannot be read, or does not fit; every mistake is listed, with its line.
     """
-    try:
-        with warnings.catch_warnings():
-            # Lines of more values than there are columns would else be shifted, or lose a value.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                path,
-                dtype=str,
-                keep_default_na=False,
-                index_col=False,
-                encoding="utf-8-sig",
-                sep=None,
-                engine="python",
-            )
-    except (OSError, ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise ConfigError(f"the manifest cannot be read ({error})", path=path) from None
-    frame.columns = frame.columns.str.strip().str.lower()
+    frame = read_written(path, "the manifest")
     if "slide" not in frame.columns:
         raise ConfigError(
             f"the manifest has no column 'slide' (columns: {', '.join(frame.columns)})",

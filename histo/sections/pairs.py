@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from histo.cohort.manifest import Manifest
 from histo.errors import ConfigError
+from histo.tables.written import read_written
 
 _COLUMNS = ("slide", "serial", "marker")
 
@@ -32,21 +30,7 @@ def read_pairs(path: Path) -> list[Pair]:
     ------
     ConfigError : it cannot be read or does not fit; every mistake is listed, with its line.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                path,
-                dtype=str,
-                keep_default_na=False,
-                index_col=False,
-                encoding="utf-8-sig",
-                sep=None,
-                engine="python",
-            )
-    except (OSError, ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise ConfigError(f"the pairs cannot be read ({error})", path=path) from None
-    frame.columns = frame.columns.str.strip().str.lower()
+    frame = read_written(path, "the pairs")
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
         raise ConfigError(

@@ -19,7 +19,6 @@ from histo.stain.space import FluorescenceTransform, StainTransform, find_channe
 
 # Beyond this condition number, noise is blown up more than spill-over is taken out.
 _MAX_CONDITION: Final = 100.0
-_STAIN_OF_CHROMOGEN: Final = {"nuclear": 0, "cd8": 1}
 
 
 @dataclass(frozen=True)
@@ -106,16 +105,15 @@ def fit_panel(
     if not markers:
         return None
     if not isinstance(config.stain, FluorescenceStain):
-        own = config.stain.residual_name
-        known = {*_STAIN_OF_CHROMOGEN, *([] if own is None else [own.casefold()])}
-        unknown = [marker.channel for marker in markers if marker.channel.casefold() not in known]
+        places = [config.stain.place_of(marker.channel) for marker in markers]
+        planes = [place for place in places if place is not None]
+        unknown = [marker.channel for marker, at in zip(markers, places, strict=True) if at is None]
         if unknown:
             raise ChannelError(
                 f"no stain of this brightfield protocol: {', '.join(map(repr, unknown))}",
                 path=slide.path,
                 fix="Give a third stain as stain.vectors.residual with stain.residual_name in the config",
             )
-        planes = [_STAIN_OF_CHROMOGEN.get(marker.channel.casefold(), 2) for marker in markers]
         return PanelTransform(
             unit="optical density",
             markers=tuple(marker.name for marker in markers),
