@@ -130,7 +130,7 @@ class CellDetector:
                 centre_threshold=self.centre_threshold,
                 area_um2=(self.config.min_area_um2, self.config.max_area_um2),
             )
-        amounts = stain[..., m:-m, m:-m].float().cpu().numpy()
+        amounts = stain[..., m:-m, m:-m].float().contiguous().cpu().numpy()
         return [
             owned_cells(instances, stain_of, tile, margin_px=m, mpp=self.mpp, config=self.config)
             for instances, stain_of, tile in zip(found, amounts, tiles, strict=True)
