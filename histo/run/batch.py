@@ -29,7 +29,7 @@ from rich.progress import (
 )
 
 from histo import __version__
-from histo.cells.build import Detector, build_detector
+from histo.cells.build import Detector
 from histo.cohort.manifest import Manifest, ManifestRow
 from histo.config import Config
 from histo.errors import ConfigError, HistoError
@@ -38,7 +38,8 @@ from histo.results.atomic import write_text
 from histo.results.log_file import log_file
 from histo.results.slides_table import SlideRow, write_slides_table
 from histo.run.detect import TileProgress
-from histo.run.device import choose_device, describe_device
+from histo.run.detector import Trial, ready_detector
+from histo.run.device import describe_device
 from histo.run.memory import return_freed_memory
 from histo.run.names import safe_name
 from histo.run.pipeline import SlideJob, analyse_slide
@@ -111,7 +112,7 @@ def run_batch(
     return_freed_memory()
     # A classifier that cannot be read is one error, not one for each slide.
     load_configured(config)
-    detector = build_detector(config.cells, choose_device(config.run.device))
+    detector, trial = ready_detector(config)
     console.print(
         f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on "
         f"{describe_device(detector.device)}"
@@ -123,6 +124,8 @@ def run_batch(
     try:
         with log_file(out / "run.log"), _progress(console) as progress:
             log.info("histo %s: %d slides, %s", __version__, len(slides), config.name)
+            if trial is not None:
+                log.info("%s: %s", detector.name, _told(trial))
             for name in () if manifest is None else manifest.unused(slides):
                 log.warning("the manifest names %r, which is not among the slides", name)
             total = progress.add_task("slides", total=len(slides))
@@ -234,6 +237,13 @@ def _one_slide(
         text = f"unexpected {type(error).__name__}: {error}"
         return SlideRow.failed(job.slide_id, job.path, text, site=site, patient=patient), False
     return SlideRow.from_summary(summary, site=site, patient=patient), kept
+
+
+def _told(trial: Trial) -> str:
+    return (
+        f"{trial.agreement:.1%} of the cells of a test tile as in float32 on the CPU, at "
+        f"{trial.speed_up:.1f} times its speed"
+    )
 
 
 def _progress(console: Console) -> Progress:
