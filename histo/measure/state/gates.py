@@ -270,8 +270,8 @@ def _misfit(
     above that of the negatives, are still above the gate, or it is apart from the negatives altogether.
     CD8+ cells that are one population do not fit where such a move alone brings them below the gate.
     """
-    two = populations is not None and _are_apart(populations)
-    dimmer = pooled[pooled <= populations.crossing] if populations is not None and two else pooled
+    two = populations if populations is not None and _are_apart(populations) else None
+    dimmer = pooled if two is None else pooled[pooled <= two.crossing]
     above, above_theirs = int((dimmer > threshold).sum()), int((negatives > threshold).sum())
     table = np.array([[above, len(dimmer) - above], [above_theirs, len(negatives) - above_theirs]])
     spread = spread_of(negatives)
@@ -287,7 +287,7 @@ def _misfit(
     low = norm.cdf(-1)
     shift = float(np.quantile(ours, low) - np.quantile(theirs, low))
     left = float((ours > scale.of(np.array([threshold]))[0] + shift).mean())
-    if two:
+    if two is not None:
         if share <= tail + MAX_EXCESS_OF_DIMMER or left > MAX_TAIL:
             return None
         return f"{share:.1%} of the dimmer of two populations of CD8+ cells lie above their gate"
@@ -571,9 +571,9 @@ def _negative_scale(
     cells: MarkerCells, unfit: Sequence[GateMethod]
 ) -> tuple[float | None, float | None, float | None]:
     """Return cofactor, median and deviation of negative cells on an arcsinh scale, where there are any."""
-    values = cells.control if len(cells.control) and "control slides" not in unfit else cells.negative
-    if values is cells.negative and "negative cells" in unfit:
-        values = np.empty(0)
+    ways = (("control slides", cells.control), ("negative cells", cells.negative))
+    fitting = (values for name, values in ways if len(values) and name not in unfit)
+    values = next(fitting, np.empty(0))
     if len(values) < MIN_CELLS_OF_OTSU or spread_of(values) <= 0:
         return None, None, None
     scale = Scale(spread_of(values))

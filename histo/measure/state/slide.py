@@ -384,7 +384,7 @@ def _h_score(gate: Gate, cells: StateCells, inside: NDArray[np.bool_], limits: L
 
 def _z(gate: Gate, cells: StateCells, inside: NDArray[np.bool_], limits: Limits) -> Estimate:
     if gate.cofactor is None or gate.negatives_median is None or gate.negatives_sd is None:
-        return Estimate.missing(Z, "neither control slides nor negative cells that fit are configured for it")
+        return Estimate.missing(Z, "no control slides and no negative cells that fit are configured for it")
     return median_z(
         _measured(gate, cells, inside),
         cofactor=gate.cofactor,
