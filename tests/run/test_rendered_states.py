@@ -68,7 +68,7 @@ def measured(
     *,
     control: bool = False,
 ) -> tuple:
-    """Return the true fraction, and the row of `states.csv` for the whole slide; gated by a control slide, or not."""
+    """Return the true fraction, and the row of `states.csv` of the whole slide; by a control slide or not."""
     slide = rendered(folder, kind, fraction, size_um)
     slides, config = [slide.slide], configured(kind, slide, root)
     if control:
