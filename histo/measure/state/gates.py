@@ -88,7 +88,8 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
     apart, Otsu's threshold where few cells are split clearly. Without any of these: where CD8+ cells are like
     other nuclei, or one population, the gate is put above them, so that next to none is positive; where more
     of them than of other nuclei are bright, it is put above the other nuclei; where all of them are brighter
-    nothing tells whether all or none are positive. No gate but the manual one is set below `min_gates`.
+    nothing tells whether all or none are positive. No gate but the manual one is set below `min_gates`, or
+    below the gate of a mixture whose brighter population is above that.
 
     Parameters
     ----------
@@ -102,8 +103,8 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
     cells = _measured(cells)
     pooled = np.concatenate([np.empty(0), *cells.cd8])
     manual = _by_marker(config.gates, marker)
-    floor = _floor(marker, config)
     populations = fit_populations(pooled, seed)
+    floor = _least_of_batch(marker, populations, config)
     flags: list[Flag] = []
     unfit: list[GateMethod] = []
     found = _of_negatives(marker, cells, pooled, populations, config, flags, unfit, seed)
@@ -124,7 +125,7 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
             Flag(
                 code="gate_raised",
                 message=f"{marker.name}: the gate from {found.method}, {found.threshold:.4g}, is raised to "
-                f"the least one that is configured, {floor:g}",
+                f"{floor:.4g}: the least one is {_floor(marker, config):g}",
             )
         )
         numbers = {**found.numbers, "raised_from": found.threshold}
@@ -213,6 +214,7 @@ def _of_negatives(
     seed: int,
 ) -> _Found | None:
     """Return the gate from control slides, or else negative cells; None where neither are enough and fit."""
+    floor = _least_of_batch(marker, populations, config)
     tail = 1 - config.negative_percentile / 100
     needed = ceil(1 / tail - 1e-6)
     ways: tuple[tuple[GateMethod, Values], ...] = (
@@ -232,7 +234,7 @@ def _of_negatives(
             )
             continue
         threshold = float(np.quantile(values, 1 - tail))
-        misfit = _misfit(pooled, populations, values, max(threshold, _floor(marker, config)), tail)
+        misfit = _misfit(pooled, populations, values, max(threshold, floor), tail)
         if misfit is not None:
             message = (
                 f"{marker.name}: {method} do not stand for this batch and are not used: {misfit}. By that "
@@ -558,6 +560,16 @@ def _floor(marker: Marker, config: StatesConfig) -> float:
     """Return the least gate of a marker; -inf where none is configured."""
     least = _by_marker(config.min_gates, marker)
     return -inf if least is None else least
+
+
+def _least_of_batch(marker: Marker, populations: Populations | None, config: StatesConfig) -> float:
+    """Return the least gate of a marker; that between two populations where the brighter one is above it."""
+    least = _floor(marker, config)
+    if populations is None or not _are_apart(populations):
+        return least
+    # No trace is as bright as that, so that the cells themselves tell where it ends.
+    brighter = float(populations.scale.value(populations.upper.mean))
+    return min(least, populations.crossing) if brighter > least else least
 
 
 def _by_marker(values: dict[str, float], marker: Marker) -> float | None:

@@ -156,21 +156,35 @@ def test_one_population_a_little_brighter_than_other_nuclei_is_not_told() -> Non
     assert (known.method, known.fraction) == ("one population", 0.0)
 
 
-@pytest.mark.parametrize("way", ["control", "negative", "other", "mixture"])
-def test_no_gate_lies_below_the_least_one(way: str) -> None:
-    values, _ = intensities(600, 0.3, 43)
-    negatives = {} if way == "mixture" else {way: intensities(1000, 0.0, 44)[0]}
-    free = gate_of(values, **negatives)
-    raised = gate_of(values, config=StatesConfig(min_gates={"PDCD1": 45.0}), **negatives)
-    assert free.threshold < 45.0
-    assert (raised.threshold, raised.method) == (45.0, free.method)
-    assert raised.numbers["raised_from"] == free.threshold
-    assert "gate_raised" in codes(raised)
-    assert "gate_raised" not in codes(free)
-    lower = gate_of(values, config=StatesConfig(min_gates={"PD-1": free.threshold - 1}), **negatives)
-    assert lower == free
+def test_no_gate_lies_below_the_least_one() -> None:
+    values, _ = intensities(600, 0.0, 43)
+    control = intensities(1000, 0.0, 44)[0]
+    for negatives in ({"control": control}, {"negative": control}, {"other": control}):
+        free = gate_of(values, **negatives)
+        raised = gate_of(values, config=StatesConfig(min_gates={"PDCD1": 45.0}), **negatives)
+        assert free.threshold < 45.0
+        assert (raised.threshold, raised.method) == (45.0, free.method)
+        assert raised.numbers["raised_from"] == free.threshold
+        assert "gate_raised" in codes(raised)
+        assert "gate_raised" not in codes(free)
+        lower = gate_of(values, config=StatesConfig(min_gates={"PD-1": free.threshold - 1}), **negatives)
+        assert lower == free
     manual = gate_of(values, config=StatesConfig(min_gates={"PD-1": 45.0}, gates={"PD-1": 20.0}))
     assert manual.threshold == 20.0
+
+
+def test_cells_brighter_than_the_least_gate_tell_where_it_is_not_needed() -> None:
+    values, positive = intensities(600, 0.3, 43)
+    control = intensities(1000, 0.0, 44)[0]
+    free = gate_of(values)
+    least = StatesConfig(min_gates={"PD-1": 45.0})
+    assert gate_of(values, config=least) == free
+    by_control = gate_of(values, config=least, control=control)
+    assert (by_control.threshold, by_control.method) == (free.threshold, "control slides")
+    assert by_control.fraction == pytest.approx(positive.mean(), abs=0.03)
+    # Two populations, but both of a trace.
+    above = gate_of(values, config=StatesConfig(min_gates={"PD-1": 300.0}))
+    assert (above.threshold, above.method) == (300.0, "mixture")
 
 
 def test_negatives_that_hold_positives_are_flagged() -> None:
