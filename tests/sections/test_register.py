@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from serial_pictures import MPP, moved_picture, noise_picture
@@ -54,6 +56,21 @@ def test_error_is_small_where_it_fits_and_unrelated_tissue_is_refused() -> None:
         else:
             # Both have one outline, and were laid over each other by it: that alone does not count.
             assert error.verified_fraction < config.min_verified
+
+
+def test_a_border_in_common_does_not_make_unrelated_tissue_look_alike() -> None:
+    half = np.where(np.arange(190) < 95, 0.5, 1.0).astype(np.float32)
+    first, second = (replace(part, nuclear=part.nuclear * half) for part in map(noise_picture, (1, 2)))
+    there, back = (
+        register(*pictures, grid_um=400, flips=False) for pictures in ((first, second), (second, first))
+    )
+    error = local_error(
+        first,
+        resampled(second, first, there.transform),
+        tabulate(there.transform, first.size_um),
+        tabulate(back.transform, second.size_um),
+    )
+    assert error.verified_fraction < SectionsConfig().min_verified
 
 
 def test_a_mapping_is_inverted_and_goes_on_beyond_its_table() -> None:
