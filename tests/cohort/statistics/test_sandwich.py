@@ -100,3 +100,17 @@ def test_few_patients_with_nearly_all_cells_leave_few_degrees_of_freedom(
     assert model.robust_wald is not None
     assert low <= model.robust_wald.df_error <= high
     assert model.site_ratios[0].p_value == pytest.approx(model.robust_wald.p_value, rel=1e-9)
+
+
+def test_two_patients_with_nearly_all_cells_give_no_test_of_all_zones_at_once() -> None:
+    zones = ("outer_margin", "inner_margin", "core", "far")
+    n_cells = np.repeat([1000] * 2 + [20] * 8, 4)
+    share = np.where(np.arange(40) % 8 < 4, 0.4, 0.3)
+    positive = np.round(n_cells * share + np.resize([0.4, -0.4, 0.1], 40)).astype(int)
+    sites = np.repeat(["metastasis", "primary"] * 5, 4)
+    patients = np.repeat([f"P{index}" for index in range(10)], 4)
+    model = fit_fraction_model(positive, n_cells, sites.tolist(), zones * 10, patients.tolist())
+    assert model.trusted
+    assert model.robust_wald is None
+    assert model.remarks[-1].startswith("too few patients hold nearly all cells")
+    assert all(ratio.p_value is not None for ratio in model.interactions)
