@@ -21,7 +21,7 @@ def _seeds(name: str) -> list[bytes]:
 
 
 def is_read(name: str, data: bytes) -> bool:
-    """Tell whether a reader takes bytes; AssertionError where it refuses them without saying where and why."""
+    """Tell whether a reader takes bytes; AssertionError where it does not say why it refuses them."""
     with tempfile.TemporaryDirectory() as folder:
         return refusal(READERS[name], data, Path(folder)) is None
 

@@ -24,7 +24,7 @@ def safe_name(name: str) -> str:
     if len(kept.encode()) > _MAX_BYTES:
         end = f"-{_digest(name)[:8]}"
         kept = kept.encode()[: _MAX_BYTES - len(end)].decode(errors="ignore").strip(". ") + end
-    return f"{kept}_" if _RESERVED.fullmatch(kept) else kept
+    return f"_{kept}" if _RESERVED.fullmatch(kept) else kept
 
 
 def slide_ids(slides: Sequence[Path]) -> list[str]:

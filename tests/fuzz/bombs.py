@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -52,10 +53,13 @@ def tile(data: bytes, compression: int, **more: tuple[int, int]) -> bytes:
     return tiff(page | {256: (4, 32), 257: (4, 32)}, data=data)
 
 
-def _zeros(n_bytes: int, level: int = 9, wbits: int = 15) -> bytes:
-    packer = zlib.compressobj(level, zlib.DEFLATED, wbits)
-    block = b"\0" * (1 << 20)
-    return b"".join([*(packer.compress(block) for _ in range(n_bytes >> 20)), packer.flush()])
+def _zeros(n_bytes: int, wbits: int = 15) -> bytes:
+    """Return packed zeros: one piece, repeated. The checksum at the end is wrong; no reader gets there."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, wbits)
+    piece = b"\0" * (1 << 22)
+    first = packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)
+    return first + again * (n_bytes // len(piece)) + packer.flush()
 
 
 def _with(data: bytes, old: bytes, new: bytes) -> bytes:
@@ -220,15 +224,12 @@ def tables() -> dict[str, bytes]:
 
 
 def parquets() -> dict[str, bytes]:
-    # Run-length encoding: 2e8 rows of one value take a few bytes.
-    n = 200_000_000
-    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1000, np.int8)), pa.array(["a"]))
-    batch = pa.record_batch({"Image": column.cast(pa.string()), "x": pa.array(np.zeros(1000))})
     file = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_batches([batch]), file)
+    columns = {"Image": ["a"] * 1000, "Classification": ["CD8"] * 1000, "Centroid X µm": np.zeros(1000)}
+    pq.write_table(pa.table({**columns, "Centroid Y µm": np.zeros(1000)}), file)
     data = file.getvalue().to_pybytes()
-    # Of the thrift footer: num_rows is the zigzag of 1000; that of every place where it stands.
-    return {"more rows than there are": data.replace(_varint(2000), _varint(2 * n)[: len(_varint(2000))])}
+    # In the footer numbers are zigzag varints: as many rows as two bytes more or less can say.
+    return {"more rows than there are": data.replace(_varint(2000), _varint(16382))}
 
 
 def _varint(value: int) -> bytes:
@@ -313,31 +314,33 @@ def classifiers(seed: bytes) -> dict[str, bytes]:
     }
 
 
-def all_bombs() -> dict[str, dict[str, bytes]]:
-    """Return them by reader and name."""
-    from fuzz.readers import READERS
-
-    def seed(name: str) -> bytes:
-        return READERS[name].seeds()[0]
-
+def summaries(seed: bytes) -> dict[str, bytes]:
     return {
-        "tiff": tiffs(),
-        "picture": pictures(),
-        "zarr": zarrs(),
-        "annotations": annotations(),
-        "own_geojson": annotations(),
-        "table": tables(),
-        "parquet": parquets(),
-        "config": configs(),
-        "own_settings": configs(),
-        "manifest": csvs(seeds.MANIFEST[: seeds.MANIFEST.index(b"\n") + 1]),
-        "pairs": csvs(seeds.PAIRS[: seeds.PAIRS.index(b"\n") + 1]),
-        "landmarks": csvs(seeds.LANDMARKS[: seeds.LANDMARKS.index(b"\n") + 1]),
-        "own_csv": csvs(b"x_px,y_px,class\n"),
-        "weights": weights(seed("weights")),
-        "classifier": classifiers(seed("classifier")),
-        "summary": {
-            "nested": b'{"slide_id":' * 100_000,
-            "outside": _with(seed("summary"), b'"slide_id":"slide-1"', b'"slide_id":"../../x"'),
-        },
+        "nested": b'{"slide_id":' * 100_000,
+        "outside": _with(seed, b'"slide_id":"slide-1"', b'"slide_id":"../../x"'),
     }
+
+
+def _header(table: bytes) -> bytes:
+    return table[: table.index(b"\n") + 1]
+
+
+# By reader; what takes a valid file to damage gets it.
+BOMBS: dict[str, Callable[[bytes], dict[str, bytes]]] = {
+    "tiff": lambda _: tiffs(),
+    "picture": lambda _: pictures(),
+    "zarr": lambda _: zarrs(),
+    "annotations": lambda _: annotations(),
+    "own_geojson": lambda _: annotations(),
+    "table": lambda _: tables(),
+    "parquet": lambda _: parquets(),
+    "config": lambda _: configs(),
+    "own_settings": lambda _: configs(),
+    "manifest": lambda seed: csvs(_header(seed)),
+    "pairs": lambda seed: csvs(_header(seed)),
+    "landmarks": lambda seed: csvs(_header(seed)),
+    "own_csv": lambda seed: csvs(_header(seed)),
+    "weights": weights,
+    "classifier": classifiers,
+    "summary": summaries,
+}

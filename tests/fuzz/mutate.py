@@ -10,8 +10,8 @@ from random import Random
 _VALUES = (
     b"0 -1 1 1e999 -1e999 NaN Infinity nan inf 1e308 5e-324 0.0000001 99999999999999999999 4294967296 "
     b'2147483648 65536 -2147483649 null true false [] {} [[]] [{}] "" "a" "\\u0000" ".." "../../x" '
-    b'"/etc/passwd" "C:\\\\x" \' " \\ , ; : < > & &a; *a &a ~ ! | @ % #REF! =1+1 \xff \xfe\xff \x00 \xc3 \xef\xbb\xbf '
-    b"\xed\xa0\x80 2001-99-99 !!int !!python/name:os.system <<: 1:2:3 0x_ 0b \xce\xbc \xc5\xb8"
+    b'"/etc/passwd" "C:\\\\x" \' " \\ , ; : < > & &a; *a &a ~ ! | @ % #REF! =1+1 \xff \xfe\xff '
+    b"\x00 \xc3 \xef\xbb\xbf \xed\xa0\x80 2001-99-99 !!int !!python/name:os.system <<: 1:2:3 \xce\xbc"
 ).split(b" ")
 _LONG = (
     b"9" * 400,

@@ -84,7 +84,7 @@ def _replay(files: list[Path], limit_mb: int | None) -> int:
         begun = time.monotonic()
         try:
             error = read(file.parent.name, file.read_bytes())
-            told = "read" if error is None else f"refused: {error.what:.300}"
+            told = "read" if error is None else f"refused: {error.what:.300}".replace("\n", " ")
         except BaseException as error:
             n_bad += 1
             told = f"BROKEN: {error!r:.300}"
