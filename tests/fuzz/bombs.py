@@ -10,8 +10,6 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tifffile
 from fuzz import seeds
 
@@ -223,23 +221,6 @@ def tables() -> dict[str, bytes]:
     }
 
 
-def parquets() -> dict[str, bytes]:
-    file = pa.BufferOutputStream()
-    columns = {"Image": ["a"] * 1000, "Classification": ["CD8"] * 1000, "Centroid X µm": np.zeros(1000)}
-    pq.write_table(pa.table({**columns, "Centroid Y µm": np.zeros(1000)}), file)
-    data = file.getvalue().to_pybytes()
-    # In the footer numbers are zigzag varints: as many rows as two bytes more or less can say.
-    return {"more rows than there are": data.replace(_varint(2000), _varint(16382))}
-
-
-def _varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out += bytes([value & 127 | 128])
-        value >>= 7
-    return out + bytes([value])
-
-
 def configs() -> dict[str, bytes]:
     anchors = "".join(
         f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -333,7 +314,6 @@ BOMBS: dict[str, Callable[[bytes], dict[str, bytes]]] = {
     "annotations": lambda _: annotations(),
     "own_geojson": lambda _: annotations(),
     "table": lambda _: tables(),
-    "parquet": lambda _: parquets(),
     "config": lambda _: configs(),
     "own_settings": lambda _: configs(),
     "manifest": lambda seed: csvs(_header(seed)),
