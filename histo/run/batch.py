@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
-import re
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,7 +38,7 @@ from histo.run.detect import TileProgress
 from histo.run.detector import Trial, ready_detector
 from histo.run.device import describe_device
 from histo.run.memory import return_freed_memory
-from histo.run.names import safe_name
+from histo.run.names import slide_ids
 from histo.run.pipeline import SlideJob, analyse_slide
 from histo.slide import find_slides
 
@@ -200,22 +197,6 @@ def _compare_sites(out: Path, manifest: Manifest, console: Console) -> None:
     for line in headlines(summary):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print(f"Cohort: {out / 'cohort.html'}", soft_wrap=True)
-
-
-def slide_ids(slides: Sequence[Path]) -> list[str]:
-    """Name each slide's results folder: its file name without extensions, made safe and unique.
-
-    Slides of the same name in different folders get a short hash of their path.
-    """
-    stems = [re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", path.name, flags=re.IGNORECASE) for path in slides]
-    safe = [safe_name(stem) for stem in stems]
-    count = Counter(name.lower() for name in safe)
-    return [
-        name
-        if count[name.lower()] == 1
-        else f"{name}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-        for name, path in zip(safe, slides, strict=True)
-    ]
 
 
 def _one_slide(
