@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -40,23 +41,18 @@ _WORKER_BYTES = 2e9
 _TICK_S = 1.0
 _REPORT_S = 0.5
 _PATIENCE_S = 60.0
-# Only workers that have what histo sets up get its tasks, and one at a time.
-_SLIDE, _GPU = "histo-slide", "GPU"
+_FOLDER_S = 30.0
+_GPU = "GPU"
+
+# A worker with several threads gives all of them to one slide.
+_one_slide_at_a_time = threading.Lock()
 
 
-class _Setup(WorkerPlugin):
-    """Makes a worker ready for slides."""
+class _DeafToCtrlC(WorkerPlugin):
+    """Ctrl-C reaches all processes of a terminal; the run itself ends its workers."""
 
-    name = "histo"
-
-    def __init__(self, ours: bool) -> None:
-        self.ours = ours
-
-    async def setup(self, worker: Worker) -> None:
-        if self.ours:
-            # Ctrl-C reaches all processes of a terminal; the run itself ends its workers.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        await worker.set_resources(**{_SLIDE: 1})
+    def setup(self, worker: Worker) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def _work(order: _Order) -> _Reply:
     """Do one slide on a worker."""
     worker = get_worker()
     host = socket.gethostname()
-    with _recorded() as records:
+    with _one_slide_at_a_time, _recorded() as records:
         try:
             with contextlib.chdir(order.work_folder):
                 return _Reply(_work_here(order, worker, host), None, records)
@@ -159,7 +155,7 @@ def _work_here(order: _Order, worker: Worker, host: str) -> SlideOutcome:
             f"it has histo {__version__}, this run is of {order.histo_version}",
             fix="Install the same version everywhere",
         )
-    check_owner(order.out, order.token)
+    _see_folder(order)
     return_freed_memory()
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     threads = order.threads or worker.state.nthreads
@@ -184,6 +180,24 @@ def _work_here(order: _Order, worker: Worker, host: str) -> SlideOutcome:
             worker.log_event(_topic(order.token), event)
 
     return analyse_task(order.task, config, detector, place, guarded(report, order.out, order.token))
+
+
+def _see_folder(order: _Order) -> None:
+    """Raise ClusterError where the results folder that this worker sees is not that of the run."""
+    until = time.monotonic() + _FOLDER_S
+    while True:
+        try:
+            check_owner(order.out, order.token)
+            return
+        except LockLostError:
+            # A network file system may show a new file late.
+            if time.monotonic() > until:
+                raise ClusterError(
+                    "it does not see the results folder of this run",
+                    path=order.out,
+                    fix="Use a folder that all machines share",
+                ) from None
+        time.sleep(_TICK_S)
 
 
 def _topic(token: str) -> str:
@@ -242,17 +256,10 @@ def analyse_on_workers(
             report(number, event[1]["done"], event[1]["of"])
 
         client.subscribe_topic(_topic(owner.token), on_event)
-        client.register_plugin(_Setup(ours=isinstance(workers, LocalWorkers)))
-        try:
-            yield from _dispatch(client, orders, _needs(config, workers, n_gpus))
-        finally:
-            if isinstance(workers, RunningScheduler) and client.status == "running":
-                client.unregister_worker_plugin(_Setup.name)
-
-
-def _needs(config: Config, workers: Workers, n_gpus: int) -> dict[str, int]:
-    on_gpu = config.run.device.startswith("cuda") or n_gpus > 0
-    return {_SLIDE: 1, _GPU: 1} if on_gpu else {_SLIDE: 1}
+        if isinstance(workers, LocalWorkers):
+            client.register_plugin(_DeafToCtrlC())
+        on_gpu = config.run.device.startswith("cuda") or n_gpus > 0
+        yield from _dispatch(client, orders, {_GPU: 1} if on_gpu else {})
 
 
 def _dispatch(
@@ -264,12 +271,21 @@ def _dispatch(
     last_fit = time.monotonic()
     try:
         while waiting or running:
-            n_fit = _n_fit(client, needs)
-            while waiting and len(running) < n_fit:
+            fit = _fit(client, needs)
+            while waiting and len(running) < len(fit):
                 order = waiting.popleft()
-                key = f"{_topic(order.token)}-{order.number}"
-                running[client.submit(_work, order, key=key, pure=False, resources=needs)] = order
-            if n_fit or any(future.done() for future in running):
+                future = client.submit(
+                    _work,
+                    order,
+                    key=f"{_topic(order.token)}-{order.number}",
+                    pure=False,
+                    resources=needs,
+                    # With a choice of workers named, Dask takes the least busy, however many there are.
+                    workers=fit,
+                    allow_other_workers=True,
+                )
+                running[future] = order
+            if fit or any(future.done() for future in running):
                 last_fit = time.monotonic()
             elif time.monotonic() - last_fit > _PATIENCE_S:
                 last_fit = time.monotonic()
@@ -281,20 +297,19 @@ def _dispatch(
             client.cancel(list(running), force=True)
 
 
-def _n_fit(client: Client, needs: dict[str, int]) -> int:
-    """Return how many workers can take a slide; ConfigError where none of those there can."""
+def _fit(client: Client, needs: dict[str, int]) -> list[str]:
+    """Return the addresses of the workers that can take a slide; ConfigError where none of them can."""
     try:
-        workers = client.scheduler_info()["workers"].values()
+        workers = client.scheduler_info(n_workers=-1)["workers"]
     except (OSError, TimeoutError) as error:
         raise _scheduler_lost(error) from None
-    ready = [worker for worker in workers if _SLIDE in worker["resources"]]
-    fit = [worker for worker in ready if needs.keys() <= worker["resources"].keys()]
-    if ready and not fit:
+    fit = [address for address, worker in workers.items() if needs.keys() <= worker["resources"].keys()]
+    if workers and not fit:
         raise ConfigError(
             "a CUDA device is asked for, and no worker announces one",
             fix="Start workers with --resources GPU=1, or use --device auto or cpu",
         )
-    return len(fit)
+    return fit
 
 
 def _done(running: dict[Future[_Reply], _Order]) -> list[Future[_Reply]]:
@@ -428,7 +443,8 @@ def _slurm(workers: SlurmWorkers, config: Config, n_slides: int, out: Path) -> I
         local_directory=workers.local_directory,
         log_directory=workers.log_directory,
         # Slurm itself ends a job that takes too much; Dask would pause it for good.
-        worker_extra_args=["--memory-limit", "0", "--no-dashboard", *on_gpu],
+        # One thread of Dask's for one slide, which has all the cores of the worker.
+        worker_extra_args=["--memory-limit", "0", "--nthreads", "1", "--no-dashboard", *on_gpu],
         security=True,
         shared_temp_directory=str(out.absolute()),
         silence_logs="critical",
