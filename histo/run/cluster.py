@@ -271,21 +271,12 @@ def _dispatch(
     last_fit = time.monotonic()
     try:
         while waiting or running:
-            fit = _fit(client, needs)
-            while waiting and len(running) < len(fit):
+            n_fit = _n_fit(client, needs)
+            while waiting and len(running) < n_fit:
                 order = waiting.popleft()
-                future = client.submit(
-                    _work,
-                    order,
-                    key=f"{_topic(order.token)}-{order.number}",
-                    pure=False,
-                    resources=needs,
-                    # With a choice of workers named, Dask takes the least busy, however many there are.
-                    workers=fit,
-                    allow_other_workers=True,
-                )
-                running[future] = order
-            if fit or any(future.done() for future in running):
+                key = f"{_topic(order.token)}-{order.number}"
+                running[client.submit(_work, order, key=key, pure=False, resources=needs)] = order
+            if n_fit or any(future.done() for future in running):
                 last_fit = time.monotonic()
             elif time.monotonic() - last_fit > _PATIENCE_S:
                 last_fit = time.monotonic()
@@ -297,19 +288,19 @@ def _dispatch(
             client.cancel(list(running), force=True)
 
 
-def _fit(client: Client, needs: dict[str, int]) -> list[str]:
-    """Return the addresses of the workers that can take a slide; ConfigError where none of them can."""
+def _n_fit(client: Client, needs: dict[str, int]) -> int:
+    """Return how many workers can take a slide; ConfigError where none of those there can."""
     try:
-        workers = client.scheduler_info(n_workers=-1)["workers"]
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
     except (OSError, TimeoutError) as error:
         raise _scheduler_lost(error) from None
-    fit = [address for address, worker in workers.items() if needs.keys() <= worker["resources"].keys()]
-    if workers and not fit:
+    n_fit = sum(needs.keys() <= worker["resources"].keys() for worker in workers)
+    if workers and not n_fit:
         raise ConfigError(
             "a CUDA device is asked for, and no worker announces one",
             fix="Start workers with --resources GPU=1, or use --device auto or cpu",
         )
-    return fit
+    return n_fit
 
 
 def _done(running: dict[Future[_Reply], _Order]) -> list[Future[_Reply]]:
