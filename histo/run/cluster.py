@@ -294,7 +294,7 @@ def _n_fit(client: Client, needs: dict[str, int]) -> int:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
     except (OSError, TimeoutError) as error:
         raise _scheduler_lost(error) from None
-    n_fit = sum(needs.keys() <= worker["resources"].keys() for worker in workers)
+    n_fit: int = sum(needs.keys() <= worker["resources"].keys() for worker in workers)
     if workers and not n_fit:
         raise ConfigError(
             "a CUDA device is asked for, and no worker announces one",
