@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ import torch
 from dask.system import CPU_COUNT
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker, wait
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from histo import __version__
@@ -179,6 +181,8 @@ def _work_here(order: _Order, worker: Worker, host: str) -> SlideOutcome:
             event = {"number": order.number, "place": str(place), "done": done, "of": of}
             worker.log_event(_topic(order.token), event)
 
+    # A worker that dies before its first tile has been seen with this slide too.
+    report(0, 1)
     return analyse_task(order.task, config, detector, place, guarded(report, order.out, order.token))
 
 
@@ -421,28 +425,41 @@ def _slurm(workers: SlurmWorkers, config: Config, n_slides: int, out: Path) -> I
         raise ConfigError("a CUDA device is asked for, and jobs have no GPU", fix="Add gpus: 1 to the file")
     on_gpu = ["--resources", f"{_GPU}=1"] if workers.gpus else []
     gres = [f"--gres=gpu:{workers.gpus}"] if workers.gpus else []
-    with SLURMCluster(
-        cores=workers.cores,
-        memory=workers.memory,
-        processes=workers.workers_per_job,
-        walltime=workers.walltime,
-        queue=workers.queue,
-        account=workers.account,
-        job_extra_directives=[*gres, *workers.extra],
-        job_script_prologue=list(workers.prologue),
-        interface=workers.interface,
-        local_directory=workers.local_directory,
-        log_directory=workers.log_directory,
-        # Slurm itself ends a job that takes too much; Dask would pause it for good.
-        # One thread of Dask's for one slide, which has all the cores of the worker.
-        worker_extra_args=["--memory-limit", "0", "--nthreads", "1", "--no-dashboard", *on_gpu],
-        security=True,
-        shared_temp_directory=str(out.absolute()),
-        silence_logs="critical",
-        scheduler_options={"dashboard_address": None, "allowed_failures": TRIES - 1},
-    ) as cluster:
+    with (
+        # Among all folders, workers surely see this one. Only its owner may look inside.
+        tempfile.TemporaryDirectory(prefix=".keys-", dir=out, ignore_cleanup_errors=True) as keys,
+        SLURMCluster(
+            cores=workers.cores,
+            memory=workers.memory,
+            processes=workers.workers_per_job,
+            walltime=workers.walltime,
+            queue=workers.queue,
+            account=workers.account,
+            job_extra_directives=[*gres, *workers.extra],
+            job_script_prologue=list(workers.prologue),
+            interface=workers.interface,
+            local_directory=workers.local_directory,
+            log_directory=workers.log_directory,
+            # Slurm itself ends a job that takes too much; Dask would pause it for good.
+            # One thread of Dask's for one slide, which has all the cores of the worker.
+            worker_extra_args=["--memory-limit", "0", "--nthreads", "1", "--no-dashboard", *on_gpu],
+            security=_security(Path(keys).absolute()),
+            silence_logs="critical",
+            scheduler_options={"dashboard_address": None, "allowed_failures": TRIES - 1},
+        ) as cluster,
+    ):
         cluster.scale(jobs=min(workers.jobs, -(-n_slides // workers.workers_per_job)))
         yield cluster
+
+
+def _security(folder: Path) -> Security:
+    """Make keys for the connections of one run, as files that jobs can read."""
+    made = Security.temporary()
+    names = [f"tls_{role}_{part}" for role in ("client", "scheduler", "worker") for part in ("key", "cert")]
+    paths = {name: folder / name for name in ("tls_ca_file", *names)}
+    for name, path in paths.items():
+        path.write_text(getattr(made, name), encoding="ascii")
+    return Security(require_encryption=True, **{name: str(path) for name, path in paths.items()})
 
 
 @contextlib.contextmanager

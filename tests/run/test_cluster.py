@@ -249,7 +249,11 @@ def test_slurm_workers_give_the_same(
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     jobs = tmp_path / "jobs.txt"
-    sbatch = f'cat "$1" >> {jobs}; setsid bash "$1" >/dev/null 2>&1 & echo "Submitted batch job $!"'
+    # As the real one, it takes the script in before it returns.
+    sbatch = (
+        f'script=$(cat "$1"); echo "$script" >> {jobs}; '
+        'setsid bash -c "$script" >/dev/null 2>&1 & echo "Submitted batch job $!"'
+    )
     for name, text in (("sbatch", sbatch), ("scancel", 'kill -- "-$1"')):
         script = bin_ / name
         script.write_text(f"#!/usr/bin/env bash\n{text}\n")
