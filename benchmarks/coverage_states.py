@@ -98,7 +98,7 @@ def truth_of_states(
 def cases() -> list[Case]:
     low, high = ASSUMED_FRACTIONS[PRIMARY], ASSUMED_FRACTIONS[METASTASIS]
     found = []
-    for design in ((25, 17, 0), (0, 0, 20)):
+    for design in ((25, 17, 0), (0, 0, 20), (12, 10, 0), (0, 0, 10)):
         paired = design[2] > 0
         # One row a patient: the dispersion is the patients' variance. Pairs: a patient's sites are alike.
         sd, k = (0.6, 15.0) if paired else (0.0, 8.0)
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     kinds = ["ranks", "model", "zones"]
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds)
-    parser.add_argument("--designs", nargs="+", help="'25 vs 17' or '20 pairs'; both without it")
+    parser.add_argument("--designs", nargs="+", help="for example '25 vs 17' '20 pairs'; all without it")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     table = study(

@@ -6,6 +6,7 @@ Spearman rank correlations of mean intensities over cells, for each of five chan
 
 1. inForm's compartments: our statistics over inForm's own nucleus, cytoplasm, membrane and whole cell.
 2. inForm's outlines: our compartments round its nuclei (nucleus), and round its whole cells (ring: membrane).
+   Then its nuclei, moved or changed in size by a few pixels: what another outline costs.
 3. our cells: those that the network finds, one to one with inForm's within 4 um of the centroid; the ring of
    a CD8+ cell is its membrane, that of another cell the rim of its nucleus, so that it is set against both
    membrane and cytoplasm. Again for pairs that overlap well (intersection over union of 0.7 and more).
@@ -34,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import spearmanr
+from skimage.segmentation import expand_labels
 
 from histo.cells.build import build_detector
 from histo.cells.compartments import Compartments, compartments
@@ -152,13 +154,17 @@ def on_inform_compartments(folder: Path) -> dict[tuple[str, str], float]:
 
 
 def on_inform_outlines(folder: Path) -> dict[tuple[str, str], float]:
-    """Return the correlations of our compartments, half a micrometre to either side of inForm's outlines."""
+    """Return the correlations of our compartments, half a micrometre to either side of inForm's outlines.
+
+    A cell is the ground between the lines. The line itself is free ground, which belongs to the rings of the
+    cells on either side, as it is the membrane of both in inForm: it must not be given to a nucleus that
+    reaches under it.
+    """
     inform, (pixels, _) = read_inform(folder), read_field(folder)
-    whole = np.where(inform.territory > 0, inform.territory, inform.nuclei)
     found = {}
     for labels, compared in (
         (inform.nuclei, {"Nucleus": 0}),
-        (whole, {"Membrane": 1, "Entire Cell": 2}),
+        (inform.territory, {"Membrane": 1, "Entire Cell": 2}),
     ):
         parts = compartments(labels, labels > 0, half_ring_px=1)
         for place, channel in enumerate(CHANNELS):
@@ -166,6 +172,42 @@ def on_inform_outlines(folder: Path) -> dict[tuple[str, str], float]:
             for name, which in compared.items():
                 found[channel, name] = correlation(means[which][inform.ids - 1], inform.means(name, channel))
     return found
+
+
+def on_displaced_nuclei(folder: Path) -> dict[tuple[str, str], float]:
+    """Return the correlations of inForm's nuclei, moved or changed in size, and how they still overlap.
+
+    The same cells in the same pixels: what is lost is what another outline costs.
+    """
+    inform, (pixels, _) = read_inform(folder), read_field(folder)
+    nuclei = inform.nuclei
+    changed = {
+        "1 px wider": expand_labels(nuclei, 1),
+        "2 px wider": expand_labels(nuclei, 2),
+        "1 px less": _eroded(nuclei, 1),
+        "2 px less": _eroded(nuclei, 2),
+        "moved 1 px": np.roll(nuclei, 1, axis=1),
+        "moved 2 px": np.roll(nuclei, 2, axis=1),
+        "moved 3 px": np.roll(nuclei, 3, axis=1),
+    }
+    n, found = int(inform.ids.max()) + 1, {}
+    for name, labels in changed.items():
+        owner, rows, columns = _pixels(labels).T
+        parts = Compartments(n - 1, rows, columns, owner.astype(np.int32), 0)
+        for place, channel in enumerate(CHANNELS):
+            means = statistics(pixels[rows, columns, place], parts, 0.95)[1, 0][inform.ids - 1]
+            found[channel, name] = correlation(means, inform.means("Nucleus", channel))
+        here, there = (np.bincount(which.ravel(), minlength=n)[inform.ids] for which in (nuclei, labels))
+        shared = np.bincount(nuclei[nuclei == labels], minlength=n)[inform.ids]
+        found["overlap", name] = float(np.median(shared / (here + there - shared)))
+    return found
+
+
+def _eroded(labels: Labels, by_px: int) -> Labels:
+    inside = np.zeros(labels.shape, bool)
+    for label in np.unique(labels[labels > 0]):
+        inside |= ndimage.binary_erosion(labels == label, iterations=by_px)
+    return np.where(inside, labels, 0)
 
 
 @dataclass(frozen=True)
@@ -290,9 +332,9 @@ def speed(n_markers: int = 10, rounds: int = 5) -> None:
 def _print(title: str, found: dict[tuple[str, str], float]) -> None:
     names = list(dict.fromkeys(name for _, name in found))
     print(f"\n{title}\n{'':12}" + "".join(f"{name:>13}" for name in names))
-    for channel in CHANNELS:
+    for channel in dict.fromkeys(channel for channel, _ in found):
         print(f"{channel:12}" + "".join(f"{found[channel, name]:13.4f}" for name in names))
-    print(f"lowest {min(found.values()):.4f}")
+    print(f"lowest {min(value for (channel, _), value in found.items() if channel in CHANNELS):.4f}")
 
 
 def main() -> None:
@@ -308,6 +350,7 @@ def main() -> None:
     print(f"inForm: {len(inform.table)} cells")
     _print("1. inForm's compartments, our statistics", on_inform_compartments(folder))
     _print("2. inForm's outlines, our compartments", on_inform_outlines(folder))
+    _print("   inForm's nuclei, displaced", on_displaced_nuclei(folder))
     matched = our_cells(folder, inform)
     print(f"\nours: {len(matched.cells)} cells, {len(matched.pairs)} pairs within {WITHIN_UM:g} um", end="; ")
     print(

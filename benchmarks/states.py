@@ -116,7 +116,7 @@ def run(
     for (batch, names), statistic, (route, states) in product(batches.items(), statistics, ROUTES.items()):
         # The control slide is of every batch, but only where it is used as such.
         chosen = [*names, CONTROL] if "control_slides" in states else names
-        part = _part_of(folder / "results", folder / "batch", chosen)
+        part = part_of(folder / "results", folder / "batch", chosen)
         (gated,) = config.panel.markers
         panel = config.panel.model_copy(
             update={"markers": (gated.model_copy(update={"statistic": statistic}),)}
@@ -146,7 +146,7 @@ def run(
             }
 
 
-def _part_of(results: Path, folder: Path, names: Sequence[str]) -> Path:
+def part_of(results: Path, folder: Path, names: Sequence[str]) -> Path:
     """Make a results folder of some slides of another."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -99,8 +99,9 @@ class CellsConfig(_Section):
     detector: Literal["network", "kather2018"] = "network"
     # Of the network only, as precision and centre_threshold.
     weights: str = "default"
-    # bfloat16 is several times faster where the processor has it, and may move single cells.
-    precision: Literal["float32", "bfloat16"] = "float32"
+    # bfloat16 is several times faster where the processor has it, and may move one cell in a thousand over a
+    # threshold. "auto" takes it there; float32 gives the same cells on every processor.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     centre_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: as stored with the weights
     # Added to the logit of CD8+ cells, beside the balance that is stored with the weights: below 0 fewer are
     # called CD8+.
@@ -244,7 +245,8 @@ class RunConfig(_Section):
 
     device: str = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 1
-    tile_um: Annotated[float, Field(ge=64)] = 512.0
+    # Larger tiles take more memory, smaller ones more time: the halo round them is 64 um wide.
+    tile_um: Annotated[float, Field(ge=64)] = 384.0
     tile_offset_um: tuple[float, float] = (0.0, 0.0)
     reader_threads: Annotated[int, Field(ge=1)] = 2
     read_ahead_tiles: Annotated[int, Field(ge=1)] = 3

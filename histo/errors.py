@@ -70,6 +70,10 @@ class TableError(HistoError):
     """A table of another program that cannot be read, or not be understood."""
 
 
+class DeviceError(HistoError):
+    """A processor that does not compute what it should."""
+
+
 class WeightsError(HistoError):
     """Network weights that are missing, damaged or made for something else."""
 

@@ -93,6 +93,8 @@ class StatesConfig(_Section):
     control_slides : slide ids whose CD8+ cells are negative for every marker (isotype, no primary antibody).
     negatives : by marker, cells of its batch that are negative by lineage.
     negative_percentile : of controls and negatives, where the gate lies.
+    min_gates : by marker, in the unit of the cell table: what is less cannot be told from a trace of another
+        stain. No gate lies below, but a manual one or between two populations of which one is above.
     rules : state to a rule over markers, e.g. "PD-1 & TIM-3 & !TCF1"; "PD-1^" is PD-1 bright.
     min_cd8_cells : with fewer CD8+ cells a fraction is NA.
     """
@@ -103,5 +105,6 @@ class StatesConfig(_Section):
     control_slides: tuple[str, ...] = ()
     negatives: dict[str, NegativeCells] = {}
     negative_percentile: Annotated[float, Field(gt=50, lt=100)] = 99.0
+    min_gates: dict[str, float] = {}
     rules: dict[str, str] = {}
     min_cd8_cells: Annotated[int, Field(ge=1)] = 20

@@ -24,7 +24,7 @@ def test_fluorescence_protocol_reads() -> None:
 def test_the_example_panel_reads() -> None:
     config = load_config(CONFIGS / "cd8_exhaustion_mif.yaml")
     columns = {marker.name: marker.column for marker in config.panel.markers}
-    assert columns["PD-1"] == "PD-1_ring_mean"
+    assert columns["PD-1"] == "PD-1_ring_median"
     assert columns["TCF1"] == "TCF1_nucleus_mean"
     assert columns["TOX"] == "TOX_nucleus_mean"
     assert {marker.role for marker in config.panel.markers} == {"checkpoint", "state", "tumour"}

@@ -62,25 +62,28 @@ def compartments(
     for dy, dx in steps:
         deep &= framed[r + dy : r + dy + height, r + dx : r + dx + width] == labels
 
-    band = np.nonzero((labels > 0) & ~deep)
-    value = labels[band]
-    start = (band[0] + r) * framed.shape[1] + band[1] + r
+    band = np.flatnonzero((labels > 0) & ~deep)
+    value = labels.ravel()[band]
+    band_rows, band_columns = np.divmod(band, width)
+    start = (band_rows + r) * framed.shape[1] + band_columns + r
     pairs: list[NDArray[np.int64]] = []
     for dy, dx in steps:
         beside = start + (dy * framed.shape[1] + dx)
         free = ~taken.ravel()[beside]
         pairs.append(value[free].astype(np.int64) * framed.size + beside[free])
-    # A pixel is reached from several pixels of the same cell, but counts once.
-    owner, place = np.divmod(np.unique(np.concatenate(pairs)), framed.size)
+    # A pixel is reached from several pixels of the same cell, but counts once (np.unique hashes: slower).
+    reached = np.sort(np.concatenate(pairs))
+    owner, place = np.divmod(reached[np.diff(reached, prepend=-1) > 0], framed.size)
     outside = np.divmod(place, framed.shape[1])
 
-    inside = np.nonzero(deep)
+    inside = np.flatnonzero(deep)
+    inside_rows, inside_columns = np.divmod(inside, width)
     return Compartments(
         n=int(labels.max(initial=0)),
-        rows=np.concatenate([inside[0], band[0], outside[0] - r]),
-        columns=np.concatenate([inside[1], band[1], outside[1] - r]),
-        owner=np.concatenate([labels[inside], value, owner.astype(np.int32)]),
-        n_nucleus=len(inside[0]),
+        rows=np.concatenate([inside_rows, band_rows, outside[0] - r]),
+        columns=np.concatenate([inside_columns, band_columns, outside[1] - r]),
+        owner=np.concatenate([labels.ravel()[inside], value, owner.astype(np.int32)]),
+        n_nucleus=len(inside),
     )
 
 
@@ -106,8 +109,8 @@ def _steps_within(radius: int) -> list[tuple[int, int]]:
 
 
 def _means(stain: NDArray[np.float32], parts: Compartments, which: slice) -> NDArray[np.float64]:
-    owner, pixels = parts.owner[which], (parts.rows[which], parts.columns[which])
+    owner, pixels = parts.owner[which], parts.rows[which] * stain.shape[2] + parts.columns[which]
     count = np.bincount(owner, minlength=parts.n + 1)[1:].astype(np.float64)
     count[count == 0] = np.nan
-    sums = [np.bincount(owner, channel[pixels], minlength=parts.n + 1)[1:] for channel in stain]
+    sums = [np.bincount(owner, channel.ravel()[pixels], minlength=parts.n + 1)[1:] for channel in stain]
     return np.stack(sums, axis=1) / count[:, None]

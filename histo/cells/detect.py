@@ -17,6 +17,7 @@ from histo.cells.decode import REACH_PX, decode
 from histo.cells.instances import Instances
 from histo.cells.network import Maps, folded
 from histo.cells.outlines import outlines
+from histo.cells.precision import choose_precision
 from histo.cells.table import CD8, CELL_CLASSES, DETECTION_COLUMNS, OTHER, cell_frame
 from histo.cells.weights import Weights
 from histo.config import CellsConfig
@@ -53,14 +54,15 @@ class CellDetector:
     config : thresholds and measurements.
     device : where the network runs.
     precision : "bfloat16" is several times faster where the hardware has it; a cell at the very threshold may
-        come out differently.
+        come out differently. "auto": see `choose_precision`.
 
     Attributes
     ----------
     mpp : um per pixel that tiles must have.
     halo_px : margin that a tile's read box must have around its core.
     multiple : the edges of read boxes must lie on multiples of it.
-    name, sha256 : what finds the cells, in outputs; both change whenever the cells may.
+    name, sha256 : what finds the cells, in outputs; one of them changes whenever the cells may.
+    precision : in which the network runs.
     """
 
     def __init__(
@@ -69,15 +71,16 @@ class CellDetector:
         config: CellsConfig,
         *,
         device: torch.device | str = "cpu",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["auto", "float32", "bfloat16"] = "float32",
     ) -> None:
         self.weights = weights
         self.config = config
         self.device = torch.device(device)
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.precision = choose_precision(precision, self.device)
+        self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         network = weights.network()
         network.shift_class(1, config.cd8_logit)
-        self.name = f"network {weights.name}"
+        self.name = f"network {weights.name}" + (" in bfloat16" if self.precision == "bfloat16" else "")
         self.sha256 = weights.sha256
         self.mpp = weights.mpp
         self.multiple = network.multiple
@@ -130,7 +133,7 @@ class CellDetector:
                 centre_threshold=self.centre_threshold,
                 area_um2=(self.config.min_area_um2, self.config.max_area_um2),
             )
-        amounts = stain[..., m:-m, m:-m].float().cpu().numpy()
+        amounts = stain[..., m:-m, m:-m].float().contiguous().cpu().numpy()
         return [
             owned_cells(instances, stain_of, tile, margin_px=m, mpp=self.mpp, config=self.config)
             for instances, stain_of, tile in zip(found, amounts, tiles, strict=True)

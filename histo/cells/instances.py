@@ -83,7 +83,7 @@ def largest_parts(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     parts: NDArray[Any] = connected_components(  # type: ignore[no-untyped-call]
         labels, connectivity=1, background=0
     )
-    inside = np.flatnonzero(parts)
+    inside = np.flatnonzero(parts > 0)
     part = parts.ravel()[inside]
     size = np.bincount(part)
     owner = np.zeros(len(size), np.int32)

@@ -56,7 +56,13 @@ def outlines(
     framed[1:-1, 1:-1] = labels
     width = framed.shape[1]
     flat = framed.ravel()
-    inside = np.flatnonzero(flat)
+    # Only pixels with a side that is bare have cracks.
+    middle_of = framed[1:-1, 1:-1]
+    at_edge = np.zeros(framed.shape, bool)
+    for beside in (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:]):
+        at_edge[1:-1, 1:-1] |= beside != middle_of
+    at_edge &= framed > 0
+    inside = np.flatnonzero(at_edge)
     value = flat[inside]
     left = _LEFT @ np.array([width, 1])
     ahead = _AHEAD @ np.array([width, 1])

@@ -28,6 +28,8 @@ _REFERENCES: Final = {
     "J Stat Softw 2016;70(5):1-21",
     "bell": "Bell RM, McCaffrey DF. Bias reduction in standard errors for linear regression with multi-stage "
     "samples. Surv Methodol 2002;28:169-181",
+    "pustejovsky": "Pustejovsky JE, Tipton E. Small-sample methods for cluster-robust variance estimation "
+    "and hypothesis testing in fixed effects models. J Bus Econ Stat 2018;36:672-683",
     "bonett": "Bonett DG, Wright TA. Sample size requirements for estimating Pearson, Kendall and Spearman "
     "correlations. Psychometrika 2000;65:23-28",
 }
@@ -152,8 +154,9 @@ def methods(summary: CohortSummary) -> list[str]:
         "Exclusion was tested in a negative binomial mixed model of the counts of all zones, with log area "
         "as offset, site, zone and their interaction as fixed effects and patient and lesion as random "
         "intercepts: the interaction says whether the step between zones differs between the sites. Its "
-        "Wald test and the intervals by zone rest on how patients scatter (sandwich with the CR2 correction, "
-        "referred to F and Student's t).",
+        "Wald test and the intervals by zone rest on how patients scatter (sandwich with the CR2 correction "
+        f"[{number['bell']}], referred to F and Student's t with the degrees of freedom of such a covariance "
+        f"[{number['pustejovsky']}]).",
         *_state_methods(summary, number, level),
         f"Phenotypes (inflamed, excluded, desert) follow the rule of Kather et al. [{number['kather']}]. The "
         f"analysis was done with histo {summary.histo_version} (seed {summary.seed}).",
@@ -190,7 +193,8 @@ def _state_methods(summary: CohortSummary, number: dict[str, int], level: str) -
         "where they can be told from the dispersion, by maximum likelihood with Laplace's approximation "
         f"[{number['kristensen']}]. Odds ratios have {level} intervals from how patients scatter (sandwich "
         "with the "
-        f"CR2 correction [{number['bell']}], referred to Student's t and F); their p values are adjusted "
+        f"CR2 correction [{number['bell']}], referred to Student's t and F with the degrees of freedom of "
+        f"such a covariance [{number['pustejovsky']}]); their p values are adjusted "
         "over states. "
         "Exclusion and state were set side by side by Spearman's rank correlation over the patients of a "
         "site, "
@@ -210,9 +214,9 @@ def _used(summary: CohortSummary) -> list[str]:
         used += ["mann", "cliff"]
     if "paired" in designs:
         used += ["wilcoxon", "kerby"]
-    used += ["hodges", "holm", "benjamini"]
+    used += ["hodges", "holm", "benjamini", "bell", "pustejovsky"]
     if any(stain.states is not None for stain in summary.stains):
-        used += ["skellam", "kristensen", "bell", "bonett"]
+        used += ["skellam", "kristensen", "bonett"]
     return used
 
 

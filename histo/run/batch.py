@@ -43,7 +43,8 @@ from histo.results.atomic import write_text
 from histo.results.log_file import log_file
 from histo.results.slides_table import SlideRow, write_slides_table
 from histo.run.cluster_config import Workers
-from histo.run.device import choose_device, describe_device
+from histo.run.detector import ready_detector
+from histo.run.device import describe_device
 from histo.run.lock import Held, guarded, hold, read_owner
 from histo.run.memory import return_freed_memory
 from histo.run.names import safe_name
@@ -146,7 +147,7 @@ def _run(
     # A classifier that cannot be read is one error, not one for each slide.
     load_configured(config)
     # Where workers do the work, this one says whether the weights can be used, and which they are.
-    detector = build_detector(config.cells, "cpu" if cluster else choose_device(config.run.device))
+    detector, trial = (build_detector(config.cells), None) if cluster else ready_detector(config)
     where = f"workers of {cluster}" if cluster else describe_device(detector.device)
     console.print(f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on {where}")
     tasks = _tasks(slides, out, manifest, annotations, mpp)
@@ -155,6 +156,8 @@ def _run(
     try:
         with log_file(out / "run.log"), _Bars(console, tasks) as bars:
             log.info("histo %s: %d slides, %s, on %s", __version__, len(slides), config.name, where)
+            if trial is not None:
+                log.info("%s: %s", detector.name, trial)
             if held.before is not None:
                 log.warning("going on in place of a run that is dead (%s)", held.before)
             for name in () if manifest is None else manifest.unused(slides):
@@ -221,7 +224,7 @@ def _in_turn(
     tasks: Sequence[SlideTask], config: Config, detector: Detector, held: Held, report: SlideProgress
 ) -> Generator[tuple[int, SlideOutcome]]:
     """Analyse slides in this process, one after the other; yield number and outcome of each."""
-    place = Place(socket.gethostname(), os.getpid(), describe_device(detector.device))
+    place = Place(socket.gethostname(), os.getpid(), describe_device(detector.device), detector.name)
     for number, task in enumerate(tasks):
         progress = guarded(partial(report, number), held.folder, held.owner.token)
         yield number, analyse_task(task, config, detector, place, progress)

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,11 @@ from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from histo import __version__
-from histo.cells.build import Detector, build_detector
-from histo.config import CellsConfig, Config
+from histo.cells.build import Detector
+from histo.config import Config
 from histo.errors import ClusterError, ConfigError, HistoError, LockLostError
 from histo.run.cluster_config import LocalWorkers, RunningScheduler, SlurmWorkers, Workers
+from histo.run.detector import ready_detector
 from histo.run.device import choose_device, describe_device
 from histo.run.lock import Owner, check_owner, guarded
 from histo.run.memory import return_freed_memory
@@ -117,10 +117,21 @@ def _recorded() -> Iterator[list[dict[str, Any]]]:
         log.propagate = propagate
 
 
-@lru_cache(maxsize=1)
-def _detector(cells_json: str, device: str, sha256: str) -> Detector:
-    """Build a detector once for all slides of a worker; `sha256`: changes where a file of weights does."""
-    return build_detector(CellsConfig.model_validate_json(cells_json), device)
+_detectors: dict[tuple[str, str, str], Detector] = {}
+
+
+def _detector(config: Config, sha256: str) -> Detector:
+    """Build and try out a detector once for all slides of a worker; `sha256` is that of the run's weights."""
+    key = (config.cells.model_dump_json(), config.run.device, sha256)
+    if key not in _detectors:
+        _detectors.clear()
+        detector, trial = ready_detector(config)
+        if detector.sha256 != sha256:
+            raise ClusterError("it sees other weights than this run", fix="Let all read the same files")
+        if trial is not None:
+            log.info("%s on %s: %s", detector.name, describe_device(detector.device), trial)
+        _detectors[key] = detector
+    return _detectors[key]
 
 
 def device_of(wanted: str, worker_name: int | str, n_gpus: int) -> str:
@@ -162,15 +173,14 @@ def _work_here(order: _Order, worker: Worker, host: str) -> SlideOutcome:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     threads = order.threads or worker.state.nthreads
     torch.set_num_threads(threads)
-    run = order.config.run.model_copy(
-        update={"reader_threads": min(order.config.run.reader_threads, threads)}
-    )
-    config = order.config.model_copy(update={"run": run})
-    device = choose_device(device_of(config.run.device, worker.name, order.n_gpus))
-    detector = _detector(config.cells.model_dump_json(), str(device), order.detector_sha256)
-    if detector.sha256 != order.detector_sha256:
-        raise ClusterError("it sees other weights than this run", fix="Let all read the same files")
-    place = Place(host, os.getpid(), describe_device(detector.device))
+    run = order.config.run
+    here = {
+        "reader_threads": min(run.reader_threads, threads),
+        "device": device_of(run.device, worker.name, order.n_gpus),
+    }
+    config = order.config.model_copy(update={"run": run.model_copy(update=here)})
+    detector = _detector(config, order.detector_sha256)
+    place = Place(host, os.getpid(), describe_device(detector.device), detector.name)
     told = 0.0
 
     def report(done: int, of: int) -> None:

@@ -17,7 +17,7 @@ def slide_fingerprint(
     path: Path,
     config: Config,
     *,
-    detector_sha256: str,
+    detector: str,
     annotations: Path | None,
     classifier_sha256: str | None,
     mpp: float | None,
@@ -27,6 +27,7 @@ def slide_fingerprint(
     Parameters
     ----------
     path : the slide; a folder (OME-Zarr) or a file, whose companion folder (MRXS) is taken in too.
+    detector : name and SHA-256 of what finds the cells.
     classifier_sha256 : of the tissue classifier; None where none is configured.
     mpp : pixel size given by flag or manifest, in um; None where the metadata decides.
     """
@@ -34,7 +35,7 @@ def slide_fingerprint(
         "version": __version__,
         "slide": content_sha256(path),
         "config": config.fingerprint(),
-        "detector": detector_sha256,
+        "detector": detector,
         "annotations": None if annotations is None else _file_sha256(annotations),
         "classifier": classifier_sha256,
         "mpp_um": mpp,

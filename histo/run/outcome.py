@@ -38,6 +38,7 @@ class Place:
     host: str
     pid: int
     device: str
+    detector: str
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"

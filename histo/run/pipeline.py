@@ -98,7 +98,7 @@ def analyse_slide(
     fingerprint = slide_fingerprint(
         job.path,
         config,
-        detector_sha256=detector.sha256,
+        detector=f"{detector.name} {detector.sha256}",
         annotations=annotations_path,
         classifier_sha256=None if classifier is None else classifier.sha256,
         mpp=job.mpp_flag or job.mpp_manifest,

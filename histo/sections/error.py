@@ -26,8 +26,14 @@ _SPACING_UM = 100.0
 _WITHIN = 0.95
 # Windows of a slide: of larger ones every so many-th only.
 _MOST_WINDOWS = 4000
-# A window looks alike where its best correlation exceeds this percentile of windows laid on wrong tissue.
+# The stain is compared less its mean over about so far: along a border of the tumour any two windows look
+# alike.
+_MEAN_UM = 60.0
+# A window looks alike where its best correlation exceeds this percentile of windows turned or mirrored, of
+# which at least so many are looked for, as far as there are that many.
 _BY_CHANCE = 95.0
+_TURNED_WINDOWS = 400
+_WAYS = 7
 # A place is judged by the windows within so far of it.
 _AROUND_UM = 250.0
 _LANDMARK_COLUMNS = ("x_um", "y_um", "serial_x_um", "serial_y_um")
@@ -40,10 +46,10 @@ class LocalError:
 
     x_um, y_um : their centres. there_and_back_um : distance between a point and where the forward and then
     the backward registration take it. residual_um : shift of the second section that would look most alike;
-    NaN where no shift looks more alike than wrong tissue does. error_um : what is believed of the place: the
+    NaN where the window does not look alike. error_um : what is believed of the place: the
     larger of both, medians over the windows within 250 um; NaN where fewer than half of them (and of 3) look
     alike.
-    verified : whether the window looks alike.
+    verified : whether the window looks alike, more than by chance.
     """
 
     x_um: NDArray[np.float64]
@@ -73,9 +79,11 @@ def local_error(
 
     Inverse consistency (Christensen 2001, IEEE Trans Med Imaging 20:568) needs two registrations that know
     nothing of each other, and is blind to what misleads both. So windows of 320 um are looked for within 96
-    um on the second section, where the registration has laid it, by normalised cross-correlation. What a best
-    correlation is worth is learnt from windows that are laid on wrong tissue. Windows lie within the common
-    tissue, for unrelated sections laid over each other share an outline.
+    um on the second section, where the registration has laid it, by normalised cross-correlation of the stain
+    less its local mean. What a best correlation is worth is learnt from the windows themselves, turned by
+    quarters and mirrored: stain alike, but of another structure. (Windows from elsewhere do not do on small
+    pieces, where the right place is within reach of the wrong one.) Windows lie within the common tissue, for
+    unrelated sections laid over each other share an outline.
 
     Parameters
     ----------
@@ -87,18 +95,18 @@ def local_error(
     x, y = ((place.astype(np.float64) + 0.5) * mpp for place in (columns, rows))
     centres = np.column_stack([x, y])
     there_and_back = np.hypot(*(backward(forward(centres)) - centres).T)
-    one = ndimage.gaussian_filter(first.nuclear, 1.0)
-    two = np.pad(ndimage.gaussian_filter(moved, 1.0), half + reach)
-    padded = np.pad(one, half)
-    # Half the slide further on is other tissue.
-    wrong = np.roll(np.arange(len(rows)), len(rows) // 2)
-    best, off, by_chance = (np.zeros(len(rows)) for _ in range(3))
+    one = np.pad(_structure(first.nuclear, first.tissue, mpp), half)
+    two = np.pad(_structure(moved, moved > 0, mpp), half + reach)
+    n_ways = min(_WAYS, -(-_TURNED_WINDOWS // max(len(rows), 1)))
+    best, off = (np.zeros(len(rows)) for _ in range(2))
+    by_chance = []
     for index, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        template = padded[row : row + 2 * half + 1, column : column + 2 * half + 1]
+        template = one[row : row + 2 * half + 1, column : column + 2 * half + 1]
         best[index], off[index] = _best(template, two, row, column, half, reach, mpp)
-        other = wrong[index]
-        by_chance[index], _ = _best(template, two, rows[other], columns[other], half, reach, mpp)
-    limit = float(np.percentile(by_chance, _BY_CHANCE)) if len(rows) else 1.0
+        for way in range(index * n_ways, (index + 1) * n_ways):
+            turned = _turned(template, way % _WAYS + 1)
+            by_chance.append(_best(turned, two, row, column, half, reach, mpp)[0])
+    limit = float(np.percentile(by_chance, _BY_CHANCE)) if by_chance else 1.0
     verified = best > limit
     residual = np.where(verified, off, np.nan)
     return LocalError(x, y, there_and_back, residual, _smooth(centres, there_and_back, residual), verified)
@@ -113,6 +121,19 @@ def _centres(tissue: NDArray[np.bool_], mpp: float, half: int) -> tuple[NDArray[
         if len(rows) <= _MOST_WINDOWS:
             return rows * step + step // 2, columns * step + step // 2
         step *= 2
+
+
+def _structure(nuclear: NDArray[np.float32], tissue: NDArray[np.bool_], mpp: float) -> NDArray[np.float32]:
+    """Return the stain less its local mean over the tissue; 0 on glass."""
+    weight = tissue.astype(np.float32)
+    total, share = (ndimage.gaussian_filter(part, _MEAN_UM / mpp) for part in (nuclear * weight, weight))
+    return np.asarray((ndimage.gaussian_filter(nuclear, 1.0) - total / np.maximum(share, 1e-3)) * weight)
+
+
+def _turned(window: NDArray[np.float32], way: int) -> NDArray[np.float32]:
+    """Return a square window turned by quarters (ways 1 to 3), or turned and mirrored (4 to 7)."""
+    turned = np.rot90(window, way)
+    return np.ascontiguousarray(turned if way < 4 else turned[::-1])
 
 
 def _best(

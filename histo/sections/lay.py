@@ -221,7 +221,7 @@ def refusal(error: LocalError, median_um: float | None, config: SectionsConfig) 
         return f"the sections have no tissue in common that is {WINDOW_UM:g} um wide"
     if share < config.min_verified:
         return (
-            f"only {share:.0%} of the tissue looks more alike than wrong tissue does, "
+            f"only {share:.0%} of the tissue looks more alike than by chance, "
             f"{config.min_verified:.0%} needed"
         )
     if median_um is None:

@@ -218,7 +218,7 @@ def test_a_tile_without_its_halo_is_refused(detector: ClassicalDetector) -> None
 
 def test_a_configuration_names_the_detector() -> None:
     rule = build_detector(CellsConfig(detector="kather2018"))
-    network = build_detector(CellsConfig())
+    network = build_detector(CellsConfig(precision="float32"))
     assert isinstance(rule, ClassicalDetector)
     assert rule.rule is KATHER2018
     assert isinstance(network, CellDetector)

@@ -16,15 +16,24 @@ from histo.synthetic.slide import RenderedSlide, SlideSpec, render_slide
 QUICK = {"results": {"label_maps": False, "geojson": False}, "measure": {"spatial": False}}
 
 
-def rendered(folder: Path, kind: str, fraction: float, size_um: tuple[float, float]) -> RenderedSlide:
+def rendered(
+    folder: Path, kind: str, fraction: float, size_um: tuple[float, float], *, control: bool = False
+) -> RenderedSlide:
     spec = SlideSpec(
-        "slide",
-        seed=21,
+        "control" if control else "slide",
+        seed=22 if control else 21,
         size_um=size_um,
         phenotype="inflamed",
         kind="fluorescence" if kind == "mif" else "brightfield",
         panel=RenderedPanel(
-            (RenderedMarker("PD-1", fraction=fraction, of_lymphocytes=0.1, spill={"CD8": 0.04}),),
+            (
+                RenderedMarker(
+                    "PD-1",
+                    fraction=fraction,
+                    of_lymphocytes=0.0 if control else 0.1,
+                    spill={"CD8": 0.04},
+                ),
+            ),
             None if kind == "mif" else kind,
         ),
     )
@@ -50,11 +59,24 @@ def configured(kind: str, slide: RenderedSlide, root: Path) -> Config:
     )
 
 
-def measured(folder: Path, kind: str, fraction: float, size_um: tuple[float, float], root: Path) -> tuple:
-    """Return the true fraction, and the row of `states.csv` for the whole slide."""
+def measured(
+    folder: Path,
+    kind: str,
+    fraction: float,
+    size_um: tuple[float, float],
+    root: Path,
+    *,
+    control: bool = False,
+) -> tuple:
+    """Return the true fraction, and the row of `states.csv` of the whole slide; by a control slide or not."""
     slide = rendered(folder, kind, fraction, size_um)
+    slides, config = [slide.slide], configured(kind, slide, root)
+    if control:
+        slides.append(rendered(folder, kind, 0.0, size_um, control=True).slide)
+        states = config.states.model_copy(update={"control_slides": ("control",)})
+        config = config.model_copy(update={"states": states})
     out = folder / "results"
-    run_batch([slide.slide], out, configured(kind, slide, root), console=Console(quiet=True))
+    run_batch(slides, out, config, console=Console(quiet=True))
     cells = pd.read_parquet(slide.cells)
     table = pd.read_csv(out / "states.csv")
     (row,) = table[(table["zone"] == "all") & (table["state"] == "PD-1+")].to_dict(orient="records")
@@ -77,3 +99,13 @@ def test_fractions_without_controls(kind, fraction, tmp_path, pytestconfig):
         assert row["fraction"] <= 0.005
     else:
         assert row["fraction_low"] <= true <= row["fraction_high"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mif", *CHROMOGENS])
+@pytest.mark.parametrize("fraction", [0.0, 0.05])
+def test_fractions_with_a_control_slide(kind, fraction, tmp_path, pytestconfig):
+    true, row = measured(tmp_path, kind, fraction, (1500.0, 1000.0), pytestconfig.rootpath, control=True)
+    assert row["slide_id"] == "slide"
+    assert row["fraction"] == pytest.approx(true, abs=0.03)
+    assert row["fraction_low"] <= true <= row["fraction_high"]

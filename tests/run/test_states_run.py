@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from histo.cli import app
 from histo.errors import ConfigError, ResultsError
+from histo.measure.state.fractions import state_fraction
 from histo.measure.state.summary import BatchGates, StatesSummary
 from histo.measure.state.words import LIMITS
 from histo.run.states import run_states
@@ -147,6 +148,10 @@ def test_control_slides_set_the_gates_and_are_not_told(tmp_path: Path) -> None:
     assert result.gates.gates[0].method == "control slides"
     assert [slide.slide_id for slide in result.slides] == ["slide-0"]
     assert result.slides[0].measures[0].arcsinh_z["PD-1"].value > 0
+    whole = result.slides[0].states[0]
+    share = {"negative_share": 0.01, "n_negative": result.gates.gates[0].n_reference}
+    expected = state_fraction(whole.n_positive, whole.n_cd8, **share, min_cells=20, level=0.95)
+    assert (whole.fraction.low, whole.fraction.high) == (pytest.approx(expected.low), expected.high)
     assert not (tmp_path / "slide-1" / "states.json").exists()
     with pytest.raises(ConfigError, match=r"control_slides names isotype, not among the finished slides"):
         run_states(tmp_path, overrides=["states.control_slides=[isotype]"])
@@ -191,6 +196,8 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         run_states(tmp_path, overrides=[f"panel.markers={markers}"])
     with pytest.raises(ConfigError, match="gates names TOX, not in the panel"):
         run_states(tmp_path, overrides=["states.gates={TOX: 1}"])
+    with pytest.raises(ConfigError, match="min_gates names TOX, not in the panel"):
+        run_states(tmp_path, overrides=["states.min_gates={TOX: 1}"])
     with pytest.raises(ConfigError, match="a state cannot be called 'exhausted'"):
         run_states(tmp_path, overrides=["states.rules={exhausted: PD-1}"])
     with pytest.raises(ConfigError, match="a results folder has its own format"):

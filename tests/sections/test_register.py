@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from serial_pictures import MPP, moved_picture, noise_picture
 
 from histo.sections.coarse import coarse_guesses
 from histo.sections.config import SectionsConfig
-from histo.sections.error import local_error
+from histo.sections.error import LocalError, local_error
 from histo.sections.lay import refusal
 from histo.sections.mapping import Mapping, tabulate
+from histo.sections.picture import NuclearPicture
 from histo.sections.register import register, resampled
 
 POINTS = np.random.default_rng(0).uniform([450, 300], [1070, 740], (300, 2))
@@ -32,28 +35,42 @@ def test_any_rotation_and_mirror_image_is_found_and_found_again(angle: float, mi
         assert np.array_equal(tabulate(again.transform, first.size_um).table, mapping.table)
 
 
+def judged(first: NuclearPicture, second: NuclearPicture) -> tuple[LocalError, float | None, str | None]:
+    """Lay one over the other: the error, its median where it is known, and why the pair is refused."""
+    there, back = (
+        register(*pictures, grid_um=400, flips=False) for pictures in ((first, second), (second, first))
+    )
+    error = local_error(
+        first,
+        resampled(second, first, there.transform),
+        tabulate(there.transform, first.size_um),
+        tabulate(back.transform, second.size_um),
+    )
+    known = error.error_um[~np.isnan(error.error_um)]
+    median = float(np.median(known)) if len(known) else None
+    return error, median, refusal(error, median, SectionsConfig())
+
+
 def test_error_is_small_where_it_fits_and_unrelated_tissue_is_refused() -> None:
-    first, config = noise_picture(1), SectionsConfig()
-    for second, accepted in ((moved_picture(first, -30.0).picture, True), (noise_picture(2), False)):
-        there, back = (
-            register(*pictures, grid_um=400, flips=False) for pictures in ((first, second), (second, first))
-        )
-        error = local_error(
-            first,
-            resampled(second, first, there.transform),
-            tabulate(there.transform, first.size_um),
-            tabulate(back.transform, second.size_um),
-        )
-        known = error.error_um[~np.isnan(error.error_um)]
-        median = float(np.median(known)) if len(known) else None
-        assert (refusal(error, median, config) is None) == accepted
-        if accepted:
-            assert median is not None
-            assert median < MPP
-            assert error.verified_fraction > 0.9
-        else:
-            # Both have one outline, and were laid over each other by it: that alone does not count.
-            assert error.verified_fraction < config.min_verified
+    first = noise_picture(1)
+    error, median, refused = judged(first, moved_picture(first, -30.0).picture)
+    assert refused is None
+    assert median is not None
+    assert median < MPP
+    assert error.verified_fraction > 0.9
+    error, _, refused = judged(first, noise_picture(2))
+    assert refused is not None
+    # Both have one outline, and were laid over each other by it: that alone does not count.
+    assert error.verified_fraction < SectionsConfig().min_verified
+
+
+def test_unrelated_tissue_with_a_border_in_common_is_refused() -> None:
+    half = np.where(np.arange(190) < 95, 0.5, 1.0).astype(np.float32)
+    first, second = (replace(part, nuclear=part.nuclear * half) for part in map(noise_picture, (1, 2)))
+    error, _, refused = judged(first, second)
+    assert refused is not None
+    # Nearly nowhere do enough windows look alike for a tile to be used.
+    assert np.mean(np.isnan(error.error_um)) > 0.9
 
 
 def test_a_mapping_is_inverted_and_goes_on_beyond_its_table() -> None:

@@ -26,7 +26,7 @@ _LOG_SD = (-4.6, 2.5)
 _MOST_ETA = 40.0
 _INNER_STEPS = 100
 _POLISH_STEPS = 8
-# No patient is taken to hold more than this share of the information on a parameter.
+# No patient is taken to hold more than this share of the information on a coefficient.
 _LARGEST_SHARE = 0.98
 
 
@@ -93,11 +93,52 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Sandwich:
+    """Covariance of the p coefficients from how P patients scatter, and how well it is known.
+
+    `covariance`, `model_covariance` : (p, p), the latter what the former tends to if the model is right, the
+    variance parameters taken as known. The rest says how it is made of the patients' scores, scaled so that
+    the whole information is 1: `shares`, `vectors` : (P, p) and (P, p, p) eigenvalues and eigenvectors of
+    each patient's information; `to_pulls` : (P, p, p) from scores along those to enlarged pulls.
+    """
+
+    covariance: Array
+    model_covariance: Array
+    to_pulls: Array
+    shares: Array
+    vectors: Array
+
+    def degrees_of_freedom(self, contrasts: Array) -> float:
+        """Return those of the covariance of (c, p) contrasts, as if it were Wishart's.
+
+        Satterthwaite's for one contrast (Bell and McCaffrey 2002), for several the approximation to
+        Hotelling's T2 of Pustejovsky and Tipton (2018, J Bus Econ Stat 36:672): c (c + 1) over the summed
+        variances of the elements of the covariance, scaled to expectation 1, under the model.
+        """
+        values, axes = np.linalg.eigh(contrasts @ self.model_covariance @ contrasts.T)
+        scaled = (axes / np.sqrt(values)).T @ contrasts
+        # The pulls are a'(s_i - H_i sum_j s_j): of covariance a'(1 if i = j) H_i b - (H_i a)'(H_j b).
+        a = np.einsum("pki,ci->cpk", self.to_pulls, scaled)
+        own = np.einsum("spk,pk,tpk->stp", a, self.shares, a)
+        carried = np.einsum("pik,pk,cpk->cpi", self.vectors, self.shares, a)
+        shared = np.einsum("spi,tpi->stp", carried, carried)
+        moments = np.einsum("spi,tpj->stij", carried, carried)
+        variance = 0.0
+        for s in range(len(contrasts)):
+            for t in range(len(contrasts)):
+                both = own[s, s] * own[t, t] - own[s, s] * shared[t, t] - own[t, t] * shared[s, s]
+                mixed = own[s, t] * (own[s, t] - 2 * shared[s, t])
+                variance += float((both + mixed).sum() + (moments[s, t] ** 2).sum())
+                variance += float((moments[s, t] * moments[s, t].T).sum())
+        return len(contrasts) * (len(contrasts) + 1) / variance
+
+
+@dataclass(frozen=True)
 class Fit:
     """Maximum of the Laplace likelihood.
 
     `covariance` is that of the fixed effects (inverse observed information, the variance parameters' share
-    taken into account); `robust_covariance` that of the sandwich over patients (see `_robust`). `at_boundary`
+    taken into account); `sandwich` that over patients, None where the fit is not definite. `at_boundary`
     names what ran to its limit: "patient", "lesion" (standard deviation 0) or "dispersion" (none).
     `decrement` is what a Newton step would still add to twice the log-likelihood; `definite` tells whether
     the information matrix is positive definite.
@@ -105,7 +146,7 @@ class Fit:
 
     beta: Array
     covariance: Array
-    robust_covariance: Array
+    sandwich: Sandwich | None
     dispersion_k: float
     patient_sd: float
     lesion_sd: float
@@ -272,18 +313,18 @@ def fit(layout: Layout) -> Fit:
     value, scores, informations, theta = _polish(laplace, theta, free, low, high)
     gradient, information = scores.sum(axis=0), informations.sum(axis=0)
     try:
-        root = np.linalg.cholesky(information)
+        np.linalg.cholesky(information)  # raises where it is not positive definite
         covariance = np.asarray(np.linalg.inv(information), np.float64)
-        robust = _robust(scores, root, informations)
+        sandwich = _sandwich(scores, informations, p)
         decrement, definite = float(gradient @ covariance @ gradient), True
     except np.linalg.LinAlgError:
-        covariance = robust = np.full_like(information, np.nan)
+        covariance, sandwich = np.full_like(information, np.nan), None
         decrement, definite = np.inf, False
     at = _parameters(theta)
     return Fit(
         beta=at.beta,
         covariance=covariance[:p, :p],
-        robust_covariance=robust[:p, :p],
+        sandwich=sandwich,
         dispersion_k=float(np.exp(at.log_k)),
         patient_sd=at.patient_sd,
         lesion_sd=at.lesion_sd,
@@ -294,23 +335,37 @@ def fit(layout: Layout) -> Fit:
     )
 
 
-def _robust(scores: Array, root: Array, informations: Array) -> Array:
-    """Return the covariance from how the patients' scores scatter, whatever the model says of their variance.
+def _sandwich(scores: Array, informations: Array, p: int) -> Sandwich:
+    """Return the coefficients' covariance from how patients' scores scatter, whatever the model says of it.
 
-    The sandwich with each score enlarged for the patient's own pull on the maximum, CR2 of Bell and McCaffrey
-    (2002, Surv Methodol 28:169), its hat matrix the patient's share of the information.
+    The sandwich of all parameters, each patient's pull on the coefficients enlarged for its own share in
+    them: CR2 of Bell and McCaffrey (2002, Surv Methodol 28:169; of estimating equations 2006, Stat Med
+    25:4081). As there, the hat matrix is that of the coefficients. The variance parameters stay out of it: a
+    few patients all but determine them, and a patient's information on them can be negative, so that with
+    them in it variances came out too large, by 13 % for the log odds ratio of 20 pairs.
 
     Parameters
     ----------
-    scores, informations : (P, q) and (P, q, q) each patient's share of gradient and information.
-    root : (q, q) lower Cholesky factor of the information.
+    scores, informations : (P, q) and (P, q, q) each patient's share of gradient and information; of the q
+        parameters the first p are the coefficients.
     """
+    information = informations.sum(axis=0)
+    pulls = np.linalg.solve(information, scores.T)[:p].T
+    root = np.linalg.cholesky(information[:p, :p])
     inverse = np.linalg.inv(root)
-    values, vectors = np.linalg.eigh(inverse @ informations @ inverse.T)
-    enlarge = 1 / np.sqrt(1 - np.minimum(values, _LARGEST_SHARE))
-    along = np.einsum("pji,pj->pi", vectors, scores @ inverse.T)
-    pulls = np.einsum("pij,pj->pi", vectors, enlarge * along) @ inverse
-    return np.asarray(pulls.T @ pulls, np.float64)
+    shares, vectors = np.linalg.eigh(inverse @ informations[:, :p, :p] @ inverse.T)
+    shares = np.clip(shares, 0, _LARGEST_SHARE)
+    turned = vectors.transpose(0, 2, 1)
+    # Along the eigenvectors of a patient's share: its score has variance `shares` if the model is right.
+    to_pulls = (turned @ inverse) / np.sqrt(1 - shares)[:, :, None]
+    enlarged = np.einsum("pki,pk->pi", to_pulls, np.einsum("pki,pi->pk", turned, pulls @ root))
+    return Sandwich(
+        covariance=np.asarray(enlarged.T @ enlarged, np.float64),
+        model_covariance=np.asarray(inverse.T @ inverse, np.float64),
+        to_pulls=to_pulls,
+        shares=shares,
+        vectors=vectors,
+    )
 
 
 def _parameters(theta: Array) -> _Parameters:

@@ -49,7 +49,7 @@ class EffectTest:
     kind: Kind
     f: float
     df: int
-    df_error: int
+    df_error: float
     p_value: float
 
 
@@ -175,8 +175,8 @@ def fit_site_by_zone(
     """Fit the model and test the interaction of site and zone; with one zone, the site.
 
     Intervals, their p values and the robust Wald test stand on how the patients themselves scatter: a
-    sandwich with the small-sample correction CR2 (see `mixed_model`), referred to Student's t, and to F as
-    Hotelling's T2, with as many degrees of freedom as patients or pairs allow.
+    sandwich with the small-sample correction CR2, referred to Student's t, and to F as Hotelling's T2, with
+    the degrees of freedom that such a covariance has (see `mixed_model.Sandwich`).
 
     The Wald and the likelihood-ratio test take the model at its word. They are referred to F by the relations
     that are exact in the balanced Gaussian model, whose maximum-likelihood variance is too small by df_error
@@ -209,15 +209,17 @@ def fit_site_by_zone(
     wald = likelihood_ratio = robust_wald = None
     if full is not None and null is not None and not reasons:
         wald, likelihood_ratio, robust_wald = _tests(full, null, rows, design)
+        if robust_wald is None:
+            remarks.append("too few patients hold nearly all cells: no robust test of all zones at once")
     trusted = None if reasons else full
     site_ratios, interactions = [], []
     for place, zone in enumerate(rows.zones):
         contrast = np.zeros(design.shape[1])
         if place > 0:
             contrast[len(rows.zones) + place] = 1
-            interactions.append(_ratio(zone, contrast, trusted, rows, level, units[1], reasons))
+            interactions.append(_ratio(zone, contrast, trusted, level, units[1], reasons))
         contrast[1] = 1
-        site_ratios.append(_ratio(zone, contrast, trusted, rows, level, units[0], reasons))
+        site_ratios.append(_ratio(zone, contrast, trusted, level, units[0], reasons))
     return SiteByZoneModel(
         n_rows=len(rows.other),
         n_patients=int(rows.patient.max()) + 1,
@@ -302,13 +304,6 @@ def _remarks(full: Fit) -> list[str]:
     return [said[name] for name in full.at_boundary]
 
 
-def _patient_df(rows: Rows) -> int:
-    """Return the patients, less one where all are pairs, else less one for each site."""
-    n_rows, n_other = np.bincount(rows.patient), np.bincount(rows.patient, rows.other)
-    all_pairs = bool(((n_other > 0) & (n_other < n_rows)).all())
-    return len(n_rows) - (1 if all_pairs else 2)
-
-
 def _contrasts(rows: Rows, design: Array) -> tuple[int, int]:
     """Return the contrasts within the innermost random effect, and those free of fixed effects."""
     n = len(rows.other)
@@ -325,35 +320,44 @@ def _rank(design: Array, group: NDArray[np.intp]) -> int:
     return len(size) + int(np.linalg.matrix_rank(design - means[group], tol=1e-8))
 
 
-def _tests(full: Fit, null: Fit, rows: Rows, design: Array) -> tuple[EffectTest, ...]:
+def _tests(
+    full: Fit, null: Fit, rows: Rows, design: Array
+) -> tuple[EffectTest, EffectTest, EffectTest | None]:
+    """Return the Wald, the likelihood-ratio and the robust Wald test.
+
+    The last is None where one or two patients hold nearly all of the cells that it rests on.
+    """
+    assert full.sandwich is not None, "a fit that is not definite is not trusted"
     q = max(1, len(rows.zones) - 1)
     effect = full.beta[-q:]
     wald, t_squared = (
         float(effect @ np.linalg.solve(covariance[-q:, -q:], effect))
-        for covariance in (full.covariance, full.robust_covariance)
+        for covariance in (full.covariance, full.sandwich.covariance)
     )
     ratio = max(0.0, 2 * (full.log_likelihood - null.log_likelihood))
     n, free = _contrasts(rows, design)
-    patients = _patient_df(rows)
+    known = full.sandwich.degrees_of_freedom(np.eye(design.shape[1])[-q:])
     return (
         _f_test("Wald", wald / q * free / n, q, free),
         _f_test("likelihood ratio", float(np.expm1(ratio / n)) * free / q, q, free),
-        _f_test("robust Wald", t_squared / q * (patients - q + 1) / patients, q, patients - q + 1),
+        _f_test("robust Wald", t_squared / q * (known - q + 1) / known, q, known - q + 1)
+        if known > q
+        else None,
     )
 
 
-def _f_test(kind: Kind, f: float, df: int, df_error: int) -> EffectTest:
+def _f_test(kind: Kind, f: float, df: int, df_error: float) -> EffectTest:
     return EffectTest(kind, f, df, df_error, float(stats.f.sf(f, df, df_error)))
 
 
 def _ratio(
-    zone: str, contrast: Array, full: Fit | None, rows: Rows, level: float, unit: str, reasons: list[str]
+    zone: str, contrast: Array, full: Fit | None, level: float, unit: str, reasons: list[str]
 ) -> Ratio:
-    if full is None:
+    if full is None or full.sandwich is None:
         return Ratio(zone, Estimate.missing(unit, "; ".join(reasons)), None)
-    df = _patient_df(rows)
+    df = full.sandwich.degrees_of_freedom(contrast[None, :])
     value = float(contrast @ full.beta)
-    error = sqrt(float(contrast @ full.robust_covariance @ contrast))
+    error = sqrt(float(contrast @ full.sandwich.covariance @ contrast))
     half = float(stats.t.isf((1 - level) / 2, df)) * error
     estimate = Estimate(value=exp(value), low=exp(value - half), high=exp(value + half), unit=unit)
     return Ratio(zone, estimate, 2 * float(stats.t.sf(abs(value) / error, df)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 from histo.errors import ConfigError
 from histo.measure.state.names import identities, identity, is_known
@@ -84,7 +85,7 @@ def check_markers(markers: Sequence[Marker], config: StatesConfig) -> None:
     """Raise ConfigError where settings name markers that are not in the panel, or one marker twice."""
     present = identities([marker.name for marker in markers])
     mistakes = []
-    for setting in ("gates", "bright_gates", "bright_multiples", "negatives"):
+    for setting in ("gates", "min_gates", "bright_gates", "bright_multiples", "negatives"):
         names = getattr(config, setting)
         unknown = [name for name in names if identity(name) not in present.values()]
         if unknown:
@@ -109,18 +110,32 @@ def why_not(rule: Rule, gates: Mapping[str, Gate]) -> str | None:
     return "; ".join(reasons) or None
 
 
-def negative_share_of(rule: Rule, gates: Mapping[str, Gate]) -> float:
+class NegativeShare(NamedTuple):
+    """A share of negative cells, and how many of these tell it; inf where it is taken as it is."""
+
+    value: float = 0.0
+    n_cells: float = inf
+
+
+def negative_share_of(rule: Rule, gates: Mapping[str, Gate]) -> NegativeShare:
     """Return at most how many of the cells that are not in a state are counted as if they were, by its gates.
 
     A cell that is not "A & B" lacks one of them, so that the larger share bounds both; for "A | B" they add
     up. Of cells that are wrongly called negative nothing is known: "!" adds nothing.
     """
     if isinstance(rule, Call):
-        return 0.0 if rule.bright else gates[rule.marker].negative_share or 0.0
+        gate = gates[rule.marker]
+        if rule.bright or not gate.negative_share:
+            return NegativeShare()
+        return NegativeShare(gate.negative_share, gate.n_reference or inf)
     if isinstance(rule, Not):
-        return 0.0
+        return NegativeShare()
     shares = [negative_share_of(part, gates) for part in rule.parts]
-    return max(shares) if isinstance(rule, All) else min(sum(shares), 0.5)
+    if isinstance(rule, All):
+        return max(shares, key=lambda share: (share.value, -share.n_cells))
+    return NegativeShare(
+        min(sum(share.value for share in shares), 0.5), min(share.n_cells for share in shares)
+    )
 
 
 def why_no_call(call: Call, gate: Gate) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import hypot, inf, isfinite, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -22,22 +22,37 @@ _MIN_BLOCKS: Final = 10
 
 
 def state_fraction(
-    n_positive: int, n_cd8: int, *, negative_share: float = 0.0, min_cells: int, level: float
+    n_positive: int,
+    n_cd8: int,
+    *,
+    negative_share: float = 0.0,
+    n_negative: float = inf,
+    min_cells: int,
+    level: float,
 ) -> Estimate:
     """Return the fraction of CD8+ cells in a state with its Wilson interval; NA below `min_cells`.
 
     negative_share : of cells that are not in the state, so many are expected to be counted as if they were.
-        The lower limit p becomes (p - share) / (1 - share), not below 0 (Rogan 1978, Am J Epidemiol 107:71).
+        The lower limit is that of (p - share) / (1 - share), not below 0 (Rogan 1978, Am J Epidemiol 107:71).
+    n_negative : so many negative cells tell the share; inf where it is taken as it is. The limit of p - share
+        combines the Wilson limits of both (Newcombe 1998, Stat Med 17:873, method 10).
     """
     if n_cd8 < min_cells:
         return Estimate.missing(OF_CD8, too_few(n_cd8, min_cells))
-    return _allowing_for(wilson_fraction(n_positive, n_cd8, level, unit=OF_CD8), negative_share)
+    fraction = wilson_fraction(n_positive, n_cd8, level, unit=OF_CD8)
+    return _allowing_for(fraction, negative_share, n_negative, level)
 
 
-def _allowing_for(fraction: Estimate, negative_share: float) -> Estimate:
+def _allowing_for(fraction: Estimate, negative_share: float, n_negative: float, level: float) -> Estimate:
+    assert fraction.value is not None
     assert fraction.low is not None
-    low = max(0.0, (fraction.low - negative_share) / (1 - negative_share))
-    return fraction.model_copy(update={"low": min(low, fraction.low)})
+    unsure = 0.0
+    if isfinite(n_negative):
+        at_most = wilson_fraction(negative_share * n_negative, n_negative, level).high
+        assert at_most is not None
+        unsure = at_most - negative_share
+    low = fraction.value - negative_share - hypot(fraction.value - fraction.low, unsure)
+    return fraction.model_copy(update={"low": min(max(0.0, low / (1 - negative_share)), fraction.low)})
 
 
 def too_few(n_cd8: int, min_cells: int) -> str:
@@ -50,6 +65,7 @@ def clustered_fraction(
     n_cd8: NDArray[np.int64],
     *,
     negative_share: float = 0.0,
+    n_negative: float = inf,
     min_cells: int,
     level: float,
 ) -> Estimate:
@@ -62,7 +78,7 @@ def clustered_fraction(
     Parameters
     ----------
     n_positive, n_cd8 : (k,) of each block; those without CD8+ cells do not count.
-    negative_share : as in `state_fraction`.
+    negative_share, n_negative : as in `state_fraction`.
     """
     x, n = (np.asarray(counts, np.float64)[np.asarray(n_cd8) > 0] for counts in (n_positive, n_cd8))
     total = float(n.sum())
@@ -80,7 +96,7 @@ def clustered_fraction(
         rho = min(max((between - within) / (between + (size - 1) * within), 0.0), 1.0)
         effect = 1 + rho * (float((n**2).sum()) / total - 1)
     fraction = wilson_fraction(p * total / effect, total / effect, level, unit=OF_CD8)
-    return _allowing_for(fraction, negative_share)
+    return _allowing_for(fraction, negative_share, n_negative, level)
 
 
 def count_ratio(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import ceil, sqrt
+from dataclasses import dataclass, field, replace
+from math import ceil, inf, sqrt
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.stats import binom, fisher_exact, norm
 from skimage.filters import threshold_otsu
 
 from histo.measure.state.mixture import Populations, Scale, Values, fit_populations, spread_of
@@ -40,6 +40,11 @@ MAX_SHARE_BY_SLIDE: Final = 0.8
 # by chance.
 MAX_EXCESS: Final = 0.02
 BY_CHANCE: Final = 0.001
+# Negative cells do not fit a batch where so much more of its dimmer population lies above their gate, and so
+# seldom by chance. More than `MAX_TAIL` of it there is no tail, but dim positive cells.
+MAX_EXCESS_OF_DIMMER: Final = 0.01
+MISFIT_BY_CHANCE: Final = 0.01
+MAX_TAIL: Final = 0.06
 # What is allowed for as negative cells above a gate that was set without controls: at least so many, since no
 # tail is known to be normal that far out; as many as other nuclei, but no more than this of them.
 MIN_NEGATIVE_SHARE: Final = 0.001
@@ -78,12 +83,13 @@ class _Found:
 def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int = 0) -> Gate:
     """Set the gate of one marker for a batch.
 
-    In this order: control slides, cells that are negative by lineage (both: `negative_percentile` of them),
-    the manual gate, a mixture of two populations where they are apart, Otsu's threshold where few cells are
-    split clearly. Without any of these: where CD8+ cells are like other nuclei, or one population, the gate
-    is put above them, so that next to none is positive; where more of them than of other nuclei are bright,
-    it is put above the other nuclei; where all of them are brighter nothing tells whether all or none are
-    positive.
+    In this order: control slides, cells that are negative by lineage (both: `negative_percentile` of them,
+    where they stand for those of the batch), the manual gate, a mixture of two populations where they are
+    apart, Otsu's threshold where few cells are split clearly. Without any of these: where CD8+ cells are like
+    other nuclei, or one population, the gate is put above them, so that next to none is positive; where more
+    of them than of other nuclei are bright, it is put above the other nuclei; where all of them are brighter
+    nothing tells whether all or none are positive. No gate but the manual one is set below `min_gates`, or
+    below the gate of a mixture whose brighter population is above that.
 
     Parameters
     ----------
@@ -97,8 +103,11 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
     cells = _measured(cells)
     pooled = np.concatenate([np.empty(0), *cells.cd8])
     manual = _by_marker(config.gates, marker)
+    populations = fit_populations(pooled, seed)
+    floor = _least_of_batch(marker, populations, config)
     flags: list[Flag] = []
-    found = _of_negatives(cells, config, flags, seed)
+    unfit: list[GateMethod] = []
+    found = _of_negatives(marker, cells, pooled, populations, config, flags, unfit, seed)
     if found is not None and manual is not None:
         flags.append(
             Flag(
@@ -107,14 +116,22 @@ def set_gate(marker: Marker, cells: MarkerCells, config: StatesConfig, seed: int
                 f"{_share_above(pooled, manual)} of CD8+ cells; to use that, configure no controls for it",
             )
         )
-    if found is None:
-        found = (
-            _Found("manual", manual)
-            if manual is not None
-            else _unsupervised(marker, cells, pooled, config, seed)
+    if found is None and manual is not None:
+        found = _Found("manual", manual)
+    elif found is None:
+        found = _unsupervised(marker, cells, pooled, populations, config)
+    if found.method != "manual" and found.threshold is not None and found.threshold < floor:
+        flags.append(
+            Flag(
+                code="gate_raised",
+                message=f"{marker.name}: the gate from {found.method}, {found.threshold:.4g}, is raised to "
+                f"{floor:.4g}: the least one is {_floor(marker, config):g}",
+            )
         )
+        numbers = {**found.numbers, "raised_from": found.threshold}
+        found = replace(found, threshold=floor, numbers=numbers)
     share = None if found.threshold is None or not len(pooled) else _share(pooled, found.threshold)
-    return _gate(marker, found, cells, pooled, share, config, manual=manual, flags=flags)
+    return _gate(marker, found, cells, pooled, share, config, manual=manual, unfit=unfit, flags=flags)
 
 
 def table_gate(
@@ -144,6 +161,7 @@ def _gate(
     config: StatesConfig,
     *,
     manual: float | None = None,
+    unfit: Sequence[GateMethod] = (),
     flags: Sequence[Flag] = (),
 ) -> Gate:
     """Record what was found, with everything that does not depend on how."""
@@ -154,7 +172,7 @@ def _gate(
     )
     reference_name, reference = next((pair for pair in references if len(pair[1])), (None, np.empty(0)))
     bright, bright_method, no_bright = _bright(marker, found, config)
-    scale = _negative_scale(cells)
+    scale = _negative_scale(cells, unfit)
     return Gate(
         marker=marker.name,
         identity=identity(marker.name),
@@ -185,8 +203,18 @@ def is_checkpoint(marker: Marker) -> bool:
     return marker.role == "checkpoint" or identity(marker.name) in CHECKPOINTS
 
 
-def _of_negatives(cells: MarkerCells, config: StatesConfig, flags: list[Flag], seed: int) -> _Found | None:
-    """Return the gate from control slides, or else from negative cells; None where neither are enough."""
+def _of_negatives(
+    marker: Marker,
+    cells: MarkerCells,
+    pooled: Values,
+    populations: Populations | None,
+    config: StatesConfig,
+    flags: list[Flag],
+    unfit: list[GateMethod],
+    seed: int,
+) -> _Found | None:
+    """Return the gate from control slides, or else negative cells; None where neither are enough and fit."""
+    floor = _least_of_batch(marker, populations, config)
     tail = 1 - config.negative_percentile / 100
     needed = ceil(1 / tail - 1e-6)
     ways: tuple[tuple[GateMethod, Values], ...] = (
@@ -205,18 +233,28 @@ def _of_negatives(cells: MarkerCells, config: StatesConfig, flags: list[Flag], s
                 )
             )
             continue
-        populations = fit_populations(values, seed)
-        if populations is not None and _are_apart(populations) and populations.upper.share > tail:
+        threshold = float(np.quantile(values, 1 - tail))
+        misfit = _misfit(pooled, populations, values, max(threshold, floor), tail)
+        if misfit is not None:
+            message = (
+                f"{marker.name}: {method} do not stand for this batch and are not used: {misfit}. By that "
+                f"gate, {threshold:.4g}, {_share_above(pooled, threshold)} of CD8+ cells would be positive"
+            )
+            flags.append(Flag(code="negatives_do_not_fit", message=message))
+            unfit.append(method)
+            continue
+        own = fit_populations(values, seed)
+        if own is not None and _are_apart(own) and own.upper.share > tail:
             flags.append(
                 Flag(
                     code="negatives_hold_positives",
-                    message=f"{populations.upper.share:.1%} of the cells of {method} are a brighter "
+                    message=f"{own.upper.share:.1%} of the cells of {method} are a brighter "
                     "population of their own: if these are positive, the gate is too high",
                 )
             )
         return _Found(
             method,
-            float(np.quantile(values, 1 - tail)),
+            threshold,
             negative_share=tail,
             n_reference=len(values),
             numbers={"percentile": config.negative_percentile},
@@ -224,18 +262,54 @@ def _of_negatives(cells: MarkerCells, config: StatesConfig, flags: list[Flag], s
     return None
 
 
+def _misfit(
+    pooled: Values, populations: Populations | None, negatives: Values, threshold: float, tail: float
+) -> str | None:
+    """Return why negative cells do not stand for the negative CD8+ cells of a batch, or None where they may.
+
+    Where CD8+ cells are two populations that are apart, the dimmer one should lie above a gate from negatives
+    no more often than these. It may be dimly positive: then its cells, moved by what its lower part lies
+    above that of the negatives, are still above the gate, or it is apart from the negatives altogether.
+    CD8+ cells that are one population do not fit where such a move alone brings them below the gate.
+    """
+    two = populations if populations is not None and _are_apart(populations) else None
+    dimmer = pooled if two is None else pooled[pooled <= two.crossing]
+    above, above_theirs = int((dimmer > threshold).sum()), int((negatives > threshold).sum())
+    table = np.array([[above, len(dimmer) - above], [above_theirs, len(negatives) - above_theirs]])
+    spread = spread_of(negatives)
+    if spread <= 0 or fisher_exact(table, alternative="greater").pvalue > MISFIT_BY_CHANCE:
+        return None
+    share = above / len(dimmer)
+    scale = Scale(spread)
+    ours, theirs = scale.of(dimmer), scale.of(negatives)
+    between = float(np.median(ours) - np.median(theirs))
+    if sqrt(2) * between / sqrt(spread_of(ours) ** 2 + spread_of(theirs) ** 2) >= MIN_ASHMAN_D:
+        return None
+    # Of the lower parts, in which there is hardly a positive cell.
+    low = norm.cdf(-1)
+    shift = float(np.quantile(ours, low) - np.quantile(theirs, low))
+    left = float((ours > scale.of(np.array([threshold]))[0] + shift).mean())
+    if two is not None:
+        if share <= tail + MAX_EXCESS_OF_DIMMER or left > MAX_TAIL:
+            return None
+        return f"{share:.1%} of the dimmer of two populations of CD8+ cells lie above their gate"
+    if share <= tail + MAX_EXCESS or left - tail > (share - tail) / 2:
+        return None
+    return f"the CD8+ cells, as one population, are brighter, so that {share:.1%} lie above their gate"
+
+
 def _unsupervised(
-    marker: Marker, cells: MarkerCells, pooled: Values, config: StatesConfig, seed: int
+    marker: Marker, cells: MarkerCells, pooled: Values, populations: Populations | None, config: StatesConfig
 ) -> _Found:
     """Return the gate that the CD8+ cells of a batch give by themselves, or why they give none."""
-    populations = fit_populations(pooled, seed)
     if populations is None or len(pooled) < MIN_CELLS_OF_OTSU:
         few = len(pooled) < MIN_CELLS_OF_OTSU
         why = f"only {len(pooled)} CD8+ cells" if few else "the intensities are all alike"
         return _Found(None, None, f"{why}, and neither controls nor a manual gate")
     numbers = _numbers(populations)
+    floor = _floor(marker, config)
     if _are_apart(populations):
-        return _of_mixture(marker, cells, populations, numbers)
+        return _of_mixture(marker, cells, populations, numbers, floor)
     # What is apart and may be two: Otsu splits any single population, too.
     two = populations.ashman_d >= MIN_ASHMAN_D and populations.bic_gain > -UNDECIDED_BIC
     split = _otsu(pooled, populations.spread) if two and populations.dip <= MAX_DIP else None
@@ -261,13 +335,20 @@ def _unsupervised(
         return _Found(None, None, reason, numbers=numbers)
     single = populations.single
     centre, sd = _on_spread(populations, single.mean, single.sd, of_single=True)
-    if _is_above(cells.other, Scale(populations.spread), centre, sd):
+    if np.median(pooled) > floor and _is_above(cells.other, Scale(populations.spread), centre, sd):
         reason = (
             "all CD8+ cells are one population, brighter than other nuclei: nothing tells whether all or "
             "none of them are positive; give controls or a manual gate"
         )
         return _Found(None, None, reason, numbers=numbers)
-    if above_others is not None and _exceed(pooled, above_others, tail):
+    if above_others is not None and _exceed(pooled, max(above_others, floor), tail):
+        misfit = _misfit(pooled, populations, cells.other, max(above_others, floor), tail)
+        if misfit is not None:
+            reason = (
+                f"compared with other nuclei, {misfit}: nothing tells a trace of another stain from faint "
+                "staining of all of them; give controls or a manual gate"
+            )
+            return _Found(None, None, reason, numbers=numbers)
         return _of_others(marker, cells, above_others, tail, numbers)
     if two and above_others is None:
         reason = (
@@ -296,7 +377,7 @@ def _exceed(pooled: Values, threshold: float, tail: float) -> bool:
 
 
 def _of_mixture(
-    marker: Marker, cells: MarkerCells, populations: Populations, numbers: dict[str, float]
+    marker: Marker, cells: MarkerCells, populations: Populations, numbers: dict[str, float], floor: float
 ) -> _Found:
     name, threshold, lower = marker.name, populations.crossing, populations.lower
     flags = []
@@ -307,7 +388,9 @@ def _of_mixture(
             "not in their cells, this gate is wrong: give controls or a manual gate"
         )
         flags.append(Flag(code="populations_are_slides", message=message))
-    if _is_above(cells.other, Scale(populations.spread), *_on_spread(populations, lower.mean, lower.sd)):
+    if float(populations.scale.value(lower.mean)) > floor and _is_above(
+        cells.other, Scale(populations.spread), *_on_spread(populations, lower.mean, lower.sd)
+    ):
         message = (
             f"{name}: even the dimmer population of CD8+ cells is brighter than other nuclei: it may be "
             "positive, and the brighter one bright"
@@ -473,6 +556,22 @@ def _bright(
     return multiple * found.threshold, f"{multiple:g} x the gate from {found.method}", None
 
 
+def _floor(marker: Marker, config: StatesConfig) -> float:
+    """Return the least gate of a marker; -inf where none is configured."""
+    least = _by_marker(config.min_gates, marker)
+    return -inf if least is None else least
+
+
+def _least_of_batch(marker: Marker, populations: Populations | None, config: StatesConfig) -> float:
+    """Return the least gate of a marker; that between two populations where the brighter one is above it."""
+    least = _floor(marker, config)
+    if populations is None or not _are_apart(populations):
+        return least
+    # No trace is as bright as that, so that the cells themselves tell where it ends.
+    brighter = float(populations.scale.value(populations.upper.mean))
+    return min(least, populations.crossing) if brighter > least else least
+
+
 def _by_marker(values: dict[str, float], marker: Marker) -> float | None:
     """Return the value of a marker, by its name in the panel or by another name of the same marker."""
     if marker.name in values:
@@ -480,9 +579,13 @@ def _by_marker(values: dict[str, float], marker: Marker) -> float | None:
     return next((value for name, value in values.items() if identity(name) == identity(marker.name)), None)
 
 
-def _negative_scale(cells: MarkerCells) -> tuple[float | None, float | None, float | None]:
+def _negative_scale(
+    cells: MarkerCells, unfit: Sequence[GateMethod]
+) -> tuple[float | None, float | None, float | None]:
     """Return cofactor, median and deviation of negative cells on an arcsinh scale, where there are any."""
-    values = cells.control if len(cells.control) else cells.negative
+    ways = (("control slides", cells.control), ("negative cells", cells.negative))
+    fitting = (values for name, values in ways if len(values) and name not in unfit)
+    values = next(fitting, np.empty(0))
     if len(values) < MIN_CELLS_OF_OTSU or spread_of(values) <= 0:
         return None, None, None
     scale = Scale(spread_of(values))

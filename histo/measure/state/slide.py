@@ -15,6 +15,7 @@ from histo.measure.density import PER_MM2, poisson_density, zone_density
 from histo.measure.state.definitions import (
     PROGENITOR,
     TERMINAL,
+    NegativeShare,
     State,
     negative_share_of,
     why_no_call,
@@ -149,7 +150,7 @@ def states_of_slide(
     frame = state_frame(cells, gates, states)
     reasons = {state.name: why_not(state.rule, by_marker) for state in states}
     shares = {
-        state.name: 0.0 if reasons[state.name] else negative_share_of(state.rule, by_marker)
+        state.name: NegativeShare() if reasons[state.name] else negative_share_of(state.rule, by_marker)
         for state in states
     }
     in_zone: dict[StateZone, NDArray[np.bool_]] = {
@@ -192,7 +193,7 @@ def _in_zone(
     cells: StateCells,
     inside: NDArray[np.bool_],
     called: Any,
-    share: float,
+    share: NegativeShare,
     reason: str | None,
     areas: Areas,
     limits: Limits,
@@ -228,10 +229,19 @@ def _in_zone(
         n_positive=n_positive,
         area_mm2=area,
         fraction=state_fraction(
-            n_positive, n_cd8, negative_share=share, min_cells=limits.min_cd8_cells, level=limits.level
+            n_positive,
+            n_cd8,
+            negative_share=share.value,
+            n_negative=share.n_cells,
+            min_cells=limits.min_cd8_cells,
+            level=limits.level,
         ),
         fraction_by_blocks=clustered_fraction(
-            *blocks, negative_share=share, min_cells=limits.min_cd8_cells, level=limits.level
+            *blocks,
+            negative_share=share.value,
+            n_negative=share.n_cells,
+            min_cells=limits.min_cd8_cells,
+            level=limits.level,
         ),
         density=density,
     )
@@ -247,7 +257,7 @@ def _profile(
     frame: pd.DataFrame,
     states: Sequence[State],
     reasons: Mapping[str, str | None],
-    shares: Mapping[str, float],
+    shares: Mapping[str, NegativeShare],
     areas: Areas,
     limits: Limits,
 ) -> list[StateAtDistance] | None:
@@ -274,7 +284,8 @@ def _profile(
                     fraction=state_fraction(
                         n_positive,
                         n_cd8,
-                        negative_share=shares[state.name],
+                        negative_share=shares[state.name].value,
+                        n_negative=shares[state.name].n_cells,
                         min_cells=limits.min_cd8_cells,
                         level=limits.level,
                     ),
@@ -373,7 +384,7 @@ def _h_score(gate: Gate, cells: StateCells, inside: NDArray[np.bool_], limits: L
 
 def _z(gate: Gate, cells: StateCells, inside: NDArray[np.bool_], limits: Limits) -> Estimate:
     if gate.cofactor is None or gate.negatives_median is None or gate.negatives_sd is None:
-        return Estimate.missing(Z, "no control slides and no negative cells are configured for it")
+        return Estimate.missing(Z, "no control slides and no negative cells that fit are configured for it")
     return median_z(
         _measured(gate, cells, inside),
         cofactor=gate.cofactor,

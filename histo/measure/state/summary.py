@@ -46,6 +46,7 @@ class Gate(_Record):
     threshold : None for the table's own calls, and where there is no gate; then `not_assessable` says why.
     manual_threshold : as configured, also where something else was trusted more.
     negative_share : share of negative cells that is expected above the gate; None where that is not known.
+    n_reference : negative cells that tell it; 0 where it follows from the CD8+ cells.
     fraction : of the batch's CD8+ cells above the gate.
     numbers : what the method rests on, by name.
     bright_threshold, bright_method : of the second, higher gate.

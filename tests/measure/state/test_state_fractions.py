@@ -34,6 +34,30 @@ def test_negatives_above_the_gate_lower_the_lower_limit_only() -> None:
     assert many.low == pytest.approx((state_fraction(500, 1000, **RULES).low - 0.01) / 0.99)
 
 
+def test_the_share_of_negatives_is_itself_uncertain() -> None:
+    """Newcombe 1998 (Stat Med 17:873), table II, method 10: 56 of 70 less 48 of 80 is 0.0524 to 0.3339."""
+    found = state_fraction(56, 70, negative_share=0.6, n_negative=80, **RULES)
+    assert found.low == pytest.approx(0.0524 / 0.4, abs=2e-4)
+    plain = state_fraction(56, 70, **RULES)
+    assert (found.value, found.high) == (plain.value, plain.high)
+    n = np.full(40, 25)
+    even = clustered_fraction(np.full(40, 5), n, negative_share=0.1, n_negative=200, **RULES)
+    same = state_fraction(200, 1000, negative_share=0.1, n_negative=200, **RULES)
+    assert even.low == pytest.approx(same.low)
+
+
+def test_a_gate_from_few_controls_covers_that_there_is_none() -> None:
+    rng = np.random.default_rng(3)
+    known = uncertain = 0
+    for _ in range(400):
+        control, cells = rng.normal(size=400), rng.normal(size=600)
+        above = int((cells > np.quantile(control, 0.99)).sum())
+        known += state_fraction(above, 600, negative_share=0.01, **RULES).low == 0
+        uncertain += state_fraction(above, 600, negative_share=0.01, n_negative=400, **RULES).low == 0
+    assert known < 0.95 * 400
+    assert uncertain > 0.96 * 400
+
+
 def test_below_twenty_cells_there_is_no_fraction() -> None:
     assert state_fraction(3, 19, **RULES).not_assessable == "only 19 CD8+ cells, 20 needed"
     assert state_fraction(3, 20, **RULES).value == 0.15

@@ -103,6 +103,90 @@ def test_too_few_controls_are_not_used() -> None:
     assert gate_of(values, control=intensities(100, 0.0, 10)[0]).method == "control slides"
 
 
+def test_controls_that_do_not_stand_for_the_batch_are_not_used() -> None:
+    control, _ = intensities(524, 0.0, 40)
+    for fraction in (0.05, 0.2, 0.5):
+        values, positive = intensities(600, fraction, 41)
+        gate = gate_of(values + 6.0, control=control)
+        assert np.mean(values + 6.0 > np.quantile(control, 0.99)) > positive.mean() + 0.02
+        assert gate.method == "mixture"
+        assert "negatives_do_not_fit" in codes(gate)
+        assert gate.fraction == pytest.approx(positive.mean(), abs=0.03)
+        # Nothing is compared with cells that do not fit, but they are shown.
+        assert gate.negatives_median is None
+        assert gate.curve is not None
+        assert gate.curve.reference == "control slides"
+    lineage = gate_of(values + 6.0, control=control, negative=intensities(2000, 0.0, 42)[0] + 6.0)
+    assert lineage.method == "negative cells"
+    assert lineage.negatives_median is not None
+    manual = gate_of(values + 6.0, control=control, config=StatesConfig(gates={"PD-1": 33.0}))
+    assert (manual.method, manual.threshold) == ("manual", 33.0)
+
+
+def test_controls_are_seldom_refused_where_they_fit() -> None:
+    refused = [
+        "negatives_do_not_fit"
+        in codes(gate_of(intensities(500, 0.2, s)[0], control=intensities(500, 0.0, 900 + s)[0]))
+        for s in range(16)
+    ]
+    assert sum(refused) <= 1
+
+
+def test_dim_positive_cells_are_left_to_the_controls() -> None:
+    rng = np.random.default_rng(0)
+    control = rng.normal(0, 1, 1000)
+    values = np.r_[rng.normal(0, 1, 400), rng.normal(3.5, 1, 400), rng.normal(40, 4, 200)]
+    gate = gate_of(values, control=control)
+    assert gate.method == "control slides"
+    assert gate.fraction == pytest.approx(0.6, abs=0.08)
+    # All of them, as far off as a population of its own: positive, not a difference in staining.
+    gate = gate_of(np.r_[rng.normal(6, 1, 800), rng.normal(40, 4, 200)], control=control)
+    assert (gate.method, gate.fraction) == ("control slides", pytest.approx(1.0, abs=0.01))
+
+
+def test_one_population_a_little_brighter_than_other_nuclei_is_not_told() -> None:
+    rng = np.random.default_rng(1)
+    other = rng.normal(0.010, 0.016, 4000)
+    values = rng.normal(0.032, 0.014, 500)
+    for gate in (gate_of(values, other=other), gate_of(values, other=other, negative=other)):
+        assert gate.threshold is None
+        assert "nothing tells a trace of another stain from faint staining" in str(gate.not_assessable)
+    # Where a trace as large as that is known of, there is a number.
+    known = gate_of(values, other=other, config=StatesConfig(min_gates={"PD-1": 0.08}))
+    assert (known.method, known.fraction) == ("one population", 0.0)
+
+
+def test_no_gate_lies_below_the_least_one() -> None:
+    values, _ = intensities(600, 0.0, 43)
+    control = intensities(1000, 0.0, 44)[0]
+    for negatives in ({"control": control}, {"negative": control}, {"other": control}):
+        free = gate_of(values, **negatives)
+        raised = gate_of(values, config=StatesConfig(min_gates={"PDCD1": 45.0}), **negatives)
+        assert free.threshold < 45.0
+        assert (raised.threshold, raised.method) == (45.0, free.method)
+        assert raised.numbers["raised_from"] == free.threshold
+        assert "gate_raised" in codes(raised)
+        assert "gate_raised" not in codes(free)
+        lower = gate_of(values, config=StatesConfig(min_gates={"PD-1": free.threshold - 1}), **negatives)
+        assert lower == free
+    manual = gate_of(values, config=StatesConfig(min_gates={"PD-1": 45.0}, gates={"PD-1": 20.0}))
+    assert manual.threshold == 20.0
+
+
+def test_cells_brighter_than_the_least_gate_tell_where_it_is_not_needed() -> None:
+    values, positive = intensities(600, 0.3, 43)
+    control = intensities(1000, 0.0, 44)[0]
+    free = gate_of(values)
+    least = StatesConfig(min_gates={"PD-1": 45.0})
+    assert gate_of(values, config=least) == free
+    by_control = gate_of(values, config=least, control=control)
+    assert (by_control.threshold, by_control.method) == (free.threshold, "control slides")
+    assert by_control.fraction == pytest.approx(positive.mean(), abs=0.03)
+    # Two populations, but both of a trace.
+    above = gate_of(values, config=StatesConfig(min_gates={"PD-1": 300.0}))
+    assert (above.threshold, above.method) == (300.0, "mixture")
+
+
 def test_negatives_that_hold_positives_are_flagged() -> None:
     values, _ = intensities(600, 0.3, 11)
     gate = gate_of(values, negative=intensities(2000, 0.05, 12)[0])

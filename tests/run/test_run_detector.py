@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from histo.cells.detect import CellDetector
+from histo.cells.precision import choose_precision
+from histo.cells.weights import load_weights
+from histo.config import CellsConfig, Config
+from histo.errors import DeviceError
+from histo.run.detector import ready_detector, try_out
+
+
+def test_bfloat16_finds_the_cells_of_float32() -> None:
+    trial = try_out(CellDetector(load_weights(), CellsConfig(), precision="bfloat16"))
+    assert trial.n_reference > 50
+    assert trial.agreement > 0.97
+    assert trial.speed_up > 0
+
+
+def test_a_device_that_computes_wrongly_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = CellDetector(load_weights(), CellsConfig(), precision="bfloat16")
+    predict = detector.predict
+
+    def broken(*args: object) -> object:
+        maps = predict(*args)  # type: ignore[arg-type]
+        return maps._replace(classes=maps.classes.flip(-1))
+
+    monkeypatch.setattr(detector, "predict", broken)
+    with pytest.raises(DeviceError, match=r"float32.*agree") as caught:
+        try_out(detector)
+    assert "--device cpu" in str(caught.value)
+
+
+def test_what_is_the_reference_itself_is_not_tried() -> None:
+    config = Config(cells=CellsConfig(precision="float32"))
+    detector, trial = ready_detector(config)
+    assert trial is None
+    assert detector.name == "network cd8"
+
+
+def test_the_name_says_the_precision() -> None:
+    detector, trial = ready_detector(Config(cells=CellsConfig(precision="bfloat16")))
+    assert trial is not None
+    assert detector.name == "network cd8 in bfloat16"
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_goes_by_what_the_processor_has(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: has, raising=False)
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", cpu) == ("bfloat16" if has else "float32")
+    assert choose_precision("float32", cpu) == "float32"
+    assert choose_precision("bfloat16", cpu) == "bfloat16"
