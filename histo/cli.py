@@ -63,6 +63,12 @@ def infer(
         float | None, typer.Option(help="Pixel size in um for all slides; goes before the files' own.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Slides over workers: local, local:N, tcp://HOST:PORT (Dask), or a YAML for Slurm."
+        ),
+    ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Render a small paired cohort with known truth and analyse it.")
     ] = False,
@@ -77,13 +83,18 @@ def infer(
     settled = load_config(config, overrides)
     if out is None:
         raise ConfigError("no results folder", fix="Name one with --out DIR")
+    workers = None
+    if cluster is not None:
+        from histo.run.cluster_config import read_cluster
+
+        workers = read_cluster(cluster)
     console = Console(stderr=True)
     if demo:
         if slides:
             raise ConfigError("--demo renders its own slides", fix="Leave out the slides, or --demo")
         from histo.run.demo import run_demo
 
-        raise typer.Exit(0 if run_demo(out, settled, console) else _SOME_FAILED)
+        raise typer.Exit(0 if run_demo(out, settled, console, workers) else _SOME_FAILED)
     if not slides:
         raise ConfigError("no slides named", fix="Name slide files or folders, or use --demo")
     from histo.cohort.manifest import read_manifest
@@ -96,6 +107,7 @@ def infer(
         manifest=None if manifest is None else read_manifest(manifest),
         annotations=annotations,
         mpp=mpp,
+        cluster=workers,
         console=console,
     )
     done = len(result.rows) - result.n_failed

@@ -100,3 +100,11 @@ class PointsError(HistoError):
 
 class RegistrationError(HistoError):
     """Serial sections that cannot be laid over each other."""
+
+
+class LockLostError(HistoError):
+    """A results folder that this run no longer holds: what it still writes there could harm another run."""
+
+
+class ClusterError(HistoError):
+    """Workers that cannot be had, cannot do the work, or were lost."""

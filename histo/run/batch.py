@@ -1,18 +1,23 @@
-"""Many slides: one after the other, none stopping the rest, each one resumable."""
+"""Many slides: in turn or over workers, none stopping the rest, each one resumable."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
+import socket
 import tempfile
+import threading
 import time
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -21,28 +26,34 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
 
 from histo import __version__
-from histo.cells.build import Detector
-from histo.cohort.manifest import Manifest, ManifestRow
+from histo.cells.build import Detector, build_detector
+from histo.cohort.manifest import Manifest
 from histo.config import Config
 from histo.errors import ConfigError, HistoError
 from histo.regions.find import load_configured
 from histo.results.atomic import write_text
 from histo.results.log_file import log_file
 from histo.results.slides_table import SlideRow, write_slides_table
-from histo.run.detect import TileProgress
-from histo.run.detector import Trial, ready_detector
+from histo.run.cluster_config import Workers
+from histo.run.detector import ready_detector
 from histo.run.device import describe_device
+from histo.run.lock import Held, guarded, hold, read_owner
 from histo.run.memory import return_freed_memory
 from histo.run.names import slide_ids
-from histo.run.pipeline import SlideJob, analyse_slide
+from histo.run.outcome import Place, SlideOutcome, SlideTask, analyse_task
+from histo.run.pipeline import SlideJob
 from histo.slide import find_slides
 
 log = logging.getLogger("histo")
+
+# Called with number of the slide, tiles done, tiles in all.
+SlideProgress = Callable[[int, int, int], None]
 
 
 def _make_folder(folder: Path) -> None:
@@ -77,6 +88,7 @@ def run_batch(
     manifest: Manifest | None = None,
     annotations: Path | None = None,
     mpp: float | None = None,
+    cluster: Workers | None = None,
     console: Console | None = None,
 ) -> BatchResult:
     """Analyse slides and folders of slides into `out`.
@@ -90,11 +102,14 @@ def run_batch(
     manifest : whose slide is which, and pixel sizes.
     annotations : folder of annotation files; None looks beside each slide.
     mpp : pixel size in um for all slides; goes before manifest and metadata.
+    cluster : whose workers do the work, see `read_cluster`; None does it in this process, slide by slide.
 
     Raises
     ------
-    ConfigError : no slides, or a results folder that cannot be written. One bad slide raises nothing: it is a
-        row with its error.
+    ConfigError : no slides, a results folder that cannot be written or that another run works on, or no such
+        cluster. One bad slide raises nothing: it is a row with its error.
+    ClusterError : workers cannot do the work, or all were lost.
+    LockLostError : another run has taken over the results folder.
     """
     console = console or Console(stderr=True)
     slides = find_slides(inputs)
@@ -106,67 +121,111 @@ def run_batch(
     if annotations is not None and not annotations.is_dir():
         raise ConfigError("the annotations folder does not exist", path=annotations)
     _make_folder(out)
+    with hold(out) as held:
+        result = _run(slides, config, held, manifest, annotations, mpp, cluster, console)
+        if config.panel.markers:
+            _tell_states(out, config, console)
+        if manifest is not None and manifest.names_sites:
+            _compare_sites(out, manifest, console)
+    return result
+
+
+def _run(
+    slides: Sequence[Path],
+    config: Config,
+    held: Held,
+    manifest: Manifest | None,
+    annotations: Path | None,
+    mpp: float | None,
+    cluster: Workers | None,
+    console: Console,
+) -> BatchResult:
+    out = held.folder
     return_freed_memory()
     # A classifier that cannot be read is one error, not one for each slide.
     load_configured(config)
-    detector, trial = ready_detector(config)
-    console.print(
-        f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on "
-        f"{describe_device(detector.device)}"
-    )
-    record = _Record(config, detector, len(slides))
-    rows: list[SlideRow] = []
-    n_kept = 0
-    ids = slide_ids(slides)
+    # Where workers do the work, this one says whether the weights can be used, and which they are.
+    detector, trial = (build_detector(config.cells), None) if cluster else ready_detector(config)
+    where = f"workers of {cluster}" if cluster else describe_device(detector.device)
+    console.print(f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on {where}")
+    tasks = _tasks(slides, out, manifest, annotations, mpp)
+    outcomes: dict[int, SlideOutcome] = {}
+    begun = time.monotonic()
     try:
-        with log_file(out / "run.log"), _progress(console) as progress:
-            log.info("histo %s: %d slides, %s", __version__, len(slides), config.name)
+        with log_file(out / "run.log"), _Bars(console, tasks) as bars:
+            log.info("histo %s: %d slides, %s, on %s", __version__, len(slides), config.name, where)
             if trial is not None:
-                log.info("%s: %s", detector.name, _told(trial))
+                log.info("%s: %s", detector.name, trial)
+            if held.before is not None:
+                log.warning("going on in place of a run that is dead (%s)", held.before)
             for name in () if manifest is None else manifest.unused(slides):
                 log.warning("the manifest names %r, which is not among the slides", name)
-            total = progress.add_task("slides", total=len(slides))
-            for path, slide_id in zip(slides, ids, strict=True):
-                entry = None if manifest is None else manifest.row_for(path)
-                if manifest is not None and entry is None:
-                    log.warning("%s: not in the manifest", path)
-                job = SlideJob(
-                    path=path,
-                    slide_id=slide_id,
-                    folder=out / slide_id,
-                    annotations_folder=annotations,
-                    mpp_flag=mpp,
-                    mpp_manifest=None if entry is None else entry.mpp_um,
-                )
-                tiles = progress.add_task(slide_id, total=None)
-                begun = time.monotonic()
-                row, kept = _one_slide(
-                    job,
-                    entry,
+            for task in tasks if manifest is not None else ():
+                if task.entry is None:
+                    log.warning("%s: not in the manifest", task.job.path)
+            if cluster is None:
+                source = _in_turn(tasks, config, detector, held, bars.report)
+            else:
+                from histo.run.cluster import analyse_on_workers
+
+                source = analyse_on_workers(
+                    tasks,
                     config,
-                    detector,
-                    lambda done, of, task=tiles: progress.update(  # type: ignore[misc]
-                        task, completed=done, total=of
-                    ),
+                    cluster,
+                    detector_sha256=detector.sha256,
+                    out=out,
+                    owner=held.owner,
+                    report=bars.report,
                 )
-                n_kept += kept
-                record.seconds_by_slide[slide_id] = round(time.monotonic() - begun, 2)
-                rows.append(row)
-                progress.remove_task(tiles)
-                progress.advance(total)
-                state = "failed" if row.status == "failed" else "kept" if kept else "done"
-                log.info("%s  %s  %s", state, slide_id, row.error or _headline(row))
-                progress.console.print(f"  {state}  {slide_id}  {_headline(row)}", highlight=False)
+            with closing(source):
+                for number, outcome in source:
+                    outcomes[number] = outcome
+                    row = outcome.row
+                    state = "failed" if row.status == "failed" else "kept" if outcome.kept else "done"
+                    log.info("%s  %s  %s", state, row.slide_id, row.error or _headline(row))
+                    bars.finish(number, f"  {state}  {row.slide_id}  {_headline(row)}")
     finally:
         # Also after Ctrl-C: what is finished is in the table, and the folder can be resumed.
-        if rows:
-            write_slides_table(out, rows)
-            write_text(out / "run.json", json.dumps(record.as_dict(rows, n_kept), indent=2))
-    if config.panel.markers:
-        _tell_states(out, config, console)
-    if manifest is not None and manifest.names_sites:
-        _compare_sites(out, manifest, console)
-    return BatchResult(rows=rows, n_kept=n_kept)
+        in_order = [outcomes[number] for number in sorted(outcomes)]
+        if in_order and read_owner(out) == held.owner:
+            write_slides_table(out, [outcome.row for outcome in in_order])
+            record = _record(config, detector, cluster, len(slides), in_order, time.monotonic() - begun)
+            write_text(out / "run.json", json.dumps(record, indent=2))
+    return BatchResult(
+        rows=[outcome.row for outcome in in_order], n_kept=sum(outcome.kept for outcome in in_order)
+    )
+
+
+def _tasks(
+    slides: Sequence[Path],
+    out: Path,
+    manifest: Manifest | None,
+    annotations: Path | None,
+    mpp: float | None,
+) -> list[SlideTask]:
+    tasks = []
+    for path, slide_id in zip(slides, slide_ids(slides), strict=True):
+        entry = None if manifest is None else manifest.row_for(path)
+        job = SlideJob(
+            path=path,
+            slide_id=slide_id,
+            folder=out / slide_id,
+            annotations_folder=annotations,
+            mpp_flag=mpp,
+            mpp_manifest=None if entry is None else entry.mpp_um,
+        )
+        tasks.append(SlideTask(job, entry))
+    return tasks
+
+
+def _in_turn(
+    tasks: Sequence[SlideTask], config: Config, detector: Detector, held: Held, report: SlideProgress
+) -> Generator[tuple[int, SlideOutcome]]:
+    """Analyse slides in this process, one after the other; yield number and outcome of each."""
+    place = Place(socket.gethostname(), os.getpid(), describe_device(detector.device), detector.name)
+    for number, task in enumerate(tasks):
+        progress = guarded(partial(report, number), held.folder, held.owner.token)
+        yield number, analyse_task(task, config, detector, place, progress)
 
 
 def _tell_states(out: Path, config: Config, console: Console) -> None:
@@ -199,74 +258,80 @@ def _compare_sites(out: Path, manifest: Manifest, console: Console) -> None:
     console.print(f"Cohort: {out / 'cohort.html'}", soft_wrap=True)
 
 
-def _one_slide(
-    job: SlideJob,
-    entry: ManifestRow | None,
+class _Bars:
+    """Progress on a console: a bar of all slides, and one for each that is begun; a context manager."""
+
+    def __init__(self, console: Console, tasks: Sequence[SlideTask]) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._names = [task.job.slide_id for task in tasks]
+        self._total = self._progress.add_task("slides", total=len(tasks))
+        self._bars: dict[int, TaskID] = {}
+        self._finished: set[int] = set()
+        # Workers report from another thread, and may report late.
+        self._lock = threading.Lock()
+
+    def report(self, number: int, done: int, of: int) -> None:
+        """Say that so many tiles of a slide are done."""
+        with self._lock:
+            if number in self._finished:
+                return
+            if number not in self._bars:
+                self._bars[number] = self._progress.add_task(self._names[number], total=None)
+            self._progress.update(self._bars[number], completed=done, total=of)
+
+    def finish(self, number: int, line: str) -> None:
+        """Say that a slide is done."""
+        with self._lock:
+            self._finished.add(number)
+            if number in self._bars:
+                self._progress.remove_task(self._bars.pop(number))
+            self._progress.advance(self._total)
+        self._progress.console.print(line, highlight=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _record(
     config: Config,
     detector: Detector,
-    progress: TileProgress,
-) -> tuple[SlideRow, bool]:
-    site = None if entry is None else entry.site
-    patient = None if entry is None else entry.patient
-    try:
-        summary, kept = analyse_slide(job, config, detector, progress)
-    except HistoError as error:
-        return SlideRow.failed(job.slide_id, job.path, str(error), site=site, patient=patient), False
-    except Exception as error:
-        # A fault of ours or of a library must not cost the rest of the night's slides.
-        log.error("%s: unexpected error\n%s", job.path, traceback.format_exc())
-        text = f"unexpected {type(error).__name__}: {error}"
-        return SlideRow.failed(job.slide_id, job.path, text, site=site, patient=patient), False
-    return SlideRow.from_summary(summary, site=site, patient=patient), kept
-
-
-def _told(trial: Trial) -> str:
-    return (
-        f"{trial.agreement:.1%} of the cells of a test tile as in float32 on the CPU, at "
-        f"{trial.speed_up:.1f} times its speed"
-    )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
-
-
-@dataclass
-class _Record:
-    """What `run.json` says of a run."""
-
-    config: Config
-    detector: Detector
-    n_slides: int
-    seconds_by_slide: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-
-    def as_dict(self, rows: Sequence[SlideRow], n_kept: int) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "histo_version": __version__,
-            "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-            "complete": len(rows) == self.n_slides,
-            "config": self.config.model_dump(mode="json"),
-            "config_sha256": self.config.fingerprint(),
-            "detector": {"name": self.detector.name, "sha256": self.detector.sha256},
-            "device": describe_device(self.detector.device),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "seconds": round(time.monotonic() - self.started, 2),
-            "seconds_by_slide": self.seconds_by_slide,
-            "n_slides": self.n_slides,
-            "n_done": sum(row.status == "done" for row in rows),
-            "n_kept": n_kept,
-            "n_failed": sum(row.status == "failed" for row in rows),
-        }
+    cluster: Workers | None,
+    n_slides: int,
+    outcomes: Sequence[SlideOutcome],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return what `run.json` says of a run, as JSON values."""
+    places = Counter(outcome.place for outcome in outcomes if outcome.place is not None)
+    return {
+        "histo_version": __version__,
+        "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": len(outcomes) == n_slides,
+        "config": config.model_dump(mode="json"),
+        "config_sha256": config.fingerprint(),
+        "detector": {"name": detector.name, "sha256": detector.sha256},
+        "cluster": None if cluster is None else str(cluster),
+        "device": ", ".join(sorted({place.device for place in places})),
+        "workers": [asdict(place) | {"n_slides": n} for place, n in places.items()],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "seconds": round(seconds, 2),
+        "seconds_by_slide": {outcome.row.slide_id: outcome.seconds for outcome in outcomes},
+        "n_slides": n_slides,
+        "n_done": sum(outcome.row.status == "done" for outcome in outcomes),
+        "n_kept": sum(outcome.kept for outcome in outcomes),
+        "n_failed": sum(outcome.row.status == "failed" for outcome in outcomes),
+    }
 
 
 def _headline(row: SlideRow) -> str:

@@ -17,6 +17,7 @@ from histo.config import Config, load_config
 from histo.results.slides_table import SlideRow
 from histo.results.states_files import STATES_TABLE
 from histo.run.batch import run_batch
+from histo.run.cluster_config import Workers
 from histo.synthetic.cohort import demo_cohort
 from histo.synthetic.slide import RenderedSlide
 
@@ -71,7 +72,7 @@ class StateComparison:
         return self.measured is not None and abs(self.measured - self.true) <= FRACTION_TOLERANCE
 
 
-def run_demo(out: Path, config: Config, console: Console) -> bool:
+def run_demo(out: Path, config: Config, console: Console, cluster: Workers | None = None) -> bool:
     """Render into `out`/cohort, analyse into `out` and `out`/mif, compare with the truth.
 
     Each stain is a run of its own, with its own configuration and results folder, and one manifest.
@@ -79,6 +80,7 @@ def run_demo(out: Path, config: Config, console: Console) -> bool:
     Parameters
     ----------
     config : of the CD8 H-DAB; its section `run` holds for both.
+    cluster : whose workers do the work; None does it in this process.
 
     Returns
     -------
@@ -100,6 +102,7 @@ def run_demo(out: Path, config: Config, console: Console) -> bool:
             settled,
             manifest=manifest,
             annotations=cohort.annotations_folder,
+            cluster=cluster,
             console=console,
         )
         counts += [compare(slide, row) for slide, row in zip(slides, result.rows, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -108,9 +109,11 @@ def analyse_slide(
         return kept, True
     with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest) as slide:
         # Beside the finished files, not in their place: an earlier result stays whole until this one is.
-        part = job.folder / _PART
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        for left in job.folder.glob(f"{_PART}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        # A worker that was given up as lost may still write to its own.
+        part = Path(tempfile.mkdtemp(prefix=f"{_PART}-", dir=job.folder))
         try:
             summary = _analyse(
                 slide, job, part, config, detector, annotations_path, classifier, fingerprint, progress

@@ -9,7 +9,7 @@ import pytest
 from histo.cohort.manifest import read_manifest
 from histo.config import load_config
 from histo.errors import ConfigError
-from histo.run import batch
+from histo.run import outcome
 from histo.run.batch import run_batch, slide_ids
 
 
@@ -30,7 +30,7 @@ def test_stopped_and_started_again_gives_the_same(
 ) -> None:
     config = load_config()
     run_batch([slides_folder], tmp_path / "whole", config)
-    real, calls = batch.analyse_slide, []
+    real, calls = outcome.analyse_slide, []
 
     def stopped_at_the_last(job: object, *args: object) -> object:
         calls.append(job)
@@ -38,7 +38,7 @@ def test_stopped_and_started_again_gives_the_same(
             raise KeyboardInterrupt
         return real(job, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(batch, "analyse_slide", stopped_at_the_last)
+    monkeypatch.setattr(outcome, "analyse_slide", stopped_at_the_last)
     with pytest.raises(KeyboardInterrupt):
         run_batch([slides_folder], tmp_path / "stopped", config)
     assert not json.loads((tmp_path / "stopped" / "run.json").read_text())["complete"]
@@ -55,7 +55,7 @@ def test_an_unexpected_error_is_a_row_too(
     def fails(*_: object) -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(batch, "analyse_slide", fails)
+    monkeypatch.setattr(outcome, "analyse_slide", fails)
     result = run_batch([slides_folder], tmp_path, load_config())
     assert result.n_failed == 3
     assert "unexpected RuntimeError: a fault of ours" in str(result.rows[0].error)
