@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
@@ -22,8 +23,24 @@ Settings = TypeVar("Settings", bound=BaseModel)
 RegionName = Literal["tumour", "stroma", "host", "necrosis", "exclude", "portal", "vessel", "rim", "other"]
 
 
+# A file of settings is a page or two.
+_MAX_YAML_BYTES = 1 << 20
+_YAML_FIX = "Correct the file; configs/ of the package holds examples"
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases: a few lines of them can stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are refused", event.start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 class StainVectors(_Section):
@@ -363,16 +380,37 @@ def read_settings(model: type[Settings], path: Path | None, overrides: Sequence[
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; raises ConfigError where it cannot be."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MAX_YAML_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration cannot be read ({error})", path=path) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", path=path, fix="Correct the syntax") from None
+        raise ConfigError(
+            f"the configuration cannot be read ({error})", path=path, fix="Give a text file in UTF-8"
+        ) from None
+    if len(content) > _MAX_YAML_BYTES:
+        raise ConfigError(
+            f"larger than {_MAX_YAML_BYTES >> 20} MiB: no configuration", path=path, fix=_YAML_FIX
+        )
+    try:
+        data = _load_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"not valid YAML: {error}", path=path, fix=_YAML_FIX) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError("a configuration must be a mapping of settings", path=path)
+        raise ConfigError("a configuration must be a mapping of settings", path=path, fix=_YAML_FIX)
     return data
+
+
+def _load_yaml(text: str) -> Any:
+    """Return the value of a YAML text; raises ValueError where it has none."""
+    try:
+        # A safe loader: it makes nothing but plain values.
+        return yaml.load(text, _PlainLoader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 def describe(error: ValidationError) -> str:
@@ -380,7 +418,7 @@ def describe(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "configuration"
-        parts.append(f"{where}: {item['msg']} (got {item.get('input')!r:.80})")
+        parts.append(f"{where}: {item['msg']} (got {reprlib.repr(item.get('input')):.80})")
     return "; ".join(parts)
 
 
@@ -399,6 +437,6 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {section} is not a section")
         node = child
     try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        node[last] = _load_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML ({error})") from None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# What a damaged file says of itself can be of any length.
+_MAX_CHARACTERS = 4_000
+
 
 class HistoError(Exception):
     """Base of all errors that a user can act on.
@@ -16,7 +19,7 @@ class HistoError(Exception):
     """
 
     def __init__(self, what: str, *, path: str | Path | None = None, fix: str | None = None) -> None:
-        self.what = what
+        self.what = _printable(what)
         self.path = None if path is None else Path(path)
         self.fix = fix
         super().__init__(str(self))
@@ -25,8 +28,17 @@ class HistoError(Exception):
         return _rebuild, (type(self), self.what, self.path, self.fix)
 
     def __str__(self) -> str:
-        text = self.what if self.path is None else f"{self.path}: {self.what}"
+        text = self.what if self.path is None else f"{_printable(str(self.path))}: {self.what}"
         return text if self.fix is None else f"{text}. {self.fix}"
+
+
+def _printable(text: str) -> str:
+    """Cut a text that is too long, and write out what no console and no file takes: half letters, escapes."""
+    if len(text) > _MAX_CHARACTERS:
+        text = f"{text[: _MAX_CHARACTERS - 40]} ... ({len(text)} characters)"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _rebuild(cls: type[HistoError], what: str, path: Path | None, fix: str | None) -> HistoError:

@@ -23,7 +23,7 @@ NegativeCells = Literal["other", "other in tumour", "other in host"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Marker(_Section):

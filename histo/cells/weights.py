@@ -22,6 +22,7 @@ from torch import Tensor
 from histo.cells.network import CellNet
 from histo.cells.table import CELL_CLASSES
 from histo.errors import WeightsError
+from histo.slide.pixel_size import believable
 from histo.stain.deconvolution import AMOUNT_RANGE, STAINS
 
 BACKGROUND: Final = "background"
@@ -32,6 +33,10 @@ VERSION: Final = 1
 _SHIPPED: Final = {"default": "cd8.safetensors"}
 _SHIPPED_LICENCE: Final = "Apache-2.0"
 _HEADER_KEY: Final = "histo"
+_AGAIN: Final = "Fetch or train the file again"
+# Far above the networks that are trained here (16 to 32 channels, 5 MB).
+_MAX_BYTES: Final = 1 << 28
+_MAX_WIDTH: Final = 256
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ class Weights:
         try:
             network.load_state_dict(dict(self.state))
         except RuntimeError as error:
-            raise WeightsError(f"the weights {self.name!r} do not fit the network ({error})") from None
+            raise WeightsError(
+                f"the weights {self.name!r} do not fit the network ({error})", fix=_AGAIN
+            ) from None
         return network.eval()
 
 
@@ -126,7 +133,10 @@ def load_weights(name_or_path: str = "default") -> Weights:
 def _read(path: Path) -> Weights:
     known = ", ".join(sorted(_SHIPPED))
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES >> 20} MiB")
         content = path.read_bytes()
+        # Nothing in this format is run: no pickle.
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -134,10 +144,9 @@ def _read(path: Path) -> Weights:
         raise WeightsError(
             "no such weights file", path=path, fix=f"Give the path of a .safetensors file, or one of: {known}"
         ) from None
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(
-            f"the weights cannot be read ({error})", path=path, fix="Fetch or train the file again"
-        ) from None
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, safetensors.SafetensorError) as error:
+        # A dtype that torch does not have is no SafetensorError; a path with a NUL is a ValueError.
+        raise WeightsError(f"the weights cannot be read ({error})", path=path, fix=_AGAIN) from None
     if _HEADER_KEY not in metadata:
         raise WeightsError(
             "a safetensors file, but not weights of this package", path=path, fix="Train with train.py"
@@ -154,19 +163,34 @@ def _read(path: Path) -> Weights:
             training=dict(header["training"]),
             licence=str(header.get("licence", "")),
         )
+        _check(weights)
         weights.network()
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"the header of the weights is damaged ({error!r})", path=path) from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise WeightsError(
+            f"the header of the weights is damaged ({error!r})", path=path, fix=_AGAIN
+        ) from None
     except WeightsError as error:
-        raise WeightsError(error.what, path=path, fix="Train the file again") from None
+        raise WeightsError(error.what, path=path, fix=_AGAIN) from None
     return weights
+
+
+def _check(weights: Weights) -> None:
+    """Raise ValueError for numbers that no trained network has, before one is built with them."""
+    if not 1 <= weights.width <= _MAX_WIDTH:
+        raise ValueError(f"width {weights.width}")
+    if not believable(weights.mpp):
+        raise ValueError(f"mpp {weights.mpp}")
+    if not 0 < weights.centre_threshold < 1:
+        raise ValueError(f"centre_threshold {weights.centre_threshold}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.state.values()):
+        raise ValueError("weights that are not finite")
 
 
 def _checked_header(text: str, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"the header of the weights is damaged ({error})", path=path) from None
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"the header of the weights is damaged ({error})", path=path, fix=_AGAIN) from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise WeightsError("not weights of a cell network", path=path, fix="Train with train.py")
     for key, wanted in (

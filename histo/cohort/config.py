@@ -12,7 +12,7 @@ from histo.measure.state.summary import StateZone
 class CohortConfig(BaseModel):
     """Settings of `histo cohort`; the measure to be tested first is declared here, before looking."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     title: str = "CD8+ T cells in metastases and primary tumours"
     # The measure whose test is the study's question; its p values are adjusted after Holm over the stains.

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from histo.errors import ConfigError
 from histo.slide.pixel_size import MAX_MPP, MIN_MPP, believable
+from histo.tables.file import listed, some
 from histo.tables.written import read_written
 from histo.tables.zones import SITES
 
 # Histopathological growth pattern, and its usual one-letter forms.
 GROWTH_PATTERNS = ("desmoplastic", "replacement", "pushing", "mixed")
 _GROWTH_PATTERN_LETTERS = {name[0]: name for name in GROWTH_PATTERNS}
+_SHOWN = 100
 _KNOWN = ("slide", "patient", "lesion", "site", "stain", "mpp_um", "growth_pattern", "treatment")
 
 
@@ -76,7 +78,7 @@ def read_manifest(path: Path) -> Manifest:
     frame = read_written(path, "the manifest")
     if "slide" not in frame.columns:
         raise ConfigError(
-            f"the manifest has no column 'slide' (columns: {', '.join(frame.columns)})",
+            f"the manifest has no column 'slide' (columns: {listed(list(frame.columns))})",
             path=path,
             fix="Name the column that holds the slides' file names 'slide'",
         )
@@ -115,7 +117,7 @@ def read_manifest(path: Path) -> Manifest:
             if before != row.site:
                 mistakes.append(f"line {line}: lesion {row.lesion!r} is {row.site}, before it was {before}")
     if mistakes:
-        raise ConfigError("; ".join(mistakes), path=path, fix="Correct these lines of the manifest")
+        raise ConfigError(some(mistakes, _SHOWN), path=path, fix="Correct these lines of the manifest")
     return Manifest(path=path, rows=rows)
 
 

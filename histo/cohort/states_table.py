@@ -12,14 +12,16 @@ import pandas as pd
 from pydantic import ValidationError
 
 from histo.cohort.summary import GateRecord
-from histo.errors import ResultsError
+from histo.errors import ConfigError, ResultsError
 from histo.measure.state.rules import parse_rule
 from histo.measure.state.summary import STATE_ZONES, BatchGates, StateDefinition
 from histo.measure.state.words import check_state_name
 from histo.results.states_files import GATES, STATES_TABLE
 from histo.results.states_page import METHODS
+from histo.tables.file import some
 
 _FIX: Final = "Run histo states again"
+_SHOWN: Final = 50
 _COLUMNS: Final = ("slide_id", "state", "zone", "n_cd8", "n_positive", "area_mm2")
 
 
@@ -62,7 +64,10 @@ def read_states(folder: Path) -> CohortStates:
     """
     batch = _read_gates(folder / GATES)
     for state in batch.states:
-        check_state_name(state.name, parse_rule(state.rule))
+        try:
+            check_state_name(state.name, parse_rule(state.rule))
+        except ConfigError as error:
+            raise ResultsError(error.what, path=folder / GATES, fix=_FIX) from None
     counts = _read_counts(folder / STATES_TABLE)
     strange = sorted(set(counts["state"]) - {state.name for state in batch.states})
     if strange:
@@ -129,5 +134,5 @@ def _read_counts(path: Path) -> pd.DataFrame:
     }
     mistakes += [f"line {line + 2}: {what}" for what, rows in wrong.items() for line in np.flatnonzero(rows)]
     if mistakes:
-        raise ResultsError("; ".join(mistakes), path=path, fix=_FIX)
+        raise ResultsError(some(mistakes, _SHOWN), path=path, fix=_FIX)
     return frame

@@ -14,7 +14,7 @@ ClassName = Literal["cd8_positive", "other_nucleus", "unknown", "ignore"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Channels(_Section):

@@ -10,6 +10,9 @@ import pandas as pd
 from histo.errors import DatasetError
 
 MAX_BYTES = 1 << 28
+# pandas takes hours to tell many columns of one name apart.
+_MAX_COLUMNS = 1000
+_MAX_HEADER = 1 << 16
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -21,8 +24,10 @@ def read_csv(path: Path) -> pd.DataFrame:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
         with path.open(encoding="utf-8-sig") as file:
-            header = file.readline(1 << 16)
+            header = file.readline(_MAX_HEADER)
         separator = max(",;\t", key=header.count)
+        if len(header) == _MAX_HEADER or header.count(separator) >= _MAX_COLUMNS:
+            raise ValueError(f"more than {_MAX_COLUMNS} columns")
         with warnings.catch_warnings():
             # A line with too many values would else lose one of them.
             warnings.simplefilter("error", pd.errors.ParserWarning)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Zone = Literal["core", "inner_margin", "outer_margin", "far"]
 ZONES: tuple[Zone, ...] = ("core", "inner_margin", "outer_margin", "far")
@@ -166,10 +166,14 @@ class DistanceBin(_Record):
     cd8_density: Estimate
 
 
+# A name of a folder, and no way out of where it lies.
+SlideId = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$")]
+
+
 class SlideSummary(_Record):
     """Everything known of one slide."""
 
-    slide_id: str
+    slide_id: SlideId
     path: str
     fingerprint: str
     histo_version: str

@@ -15,6 +15,7 @@ import shapely
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeElementTree
 from shapely.affinity import scale
+from shapely.errors import ShapelyError
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
@@ -27,6 +28,8 @@ from histo.slide.base import Slide
 
 SUFFIXES = (".geojson", ".json", ".geojson.gz", ".xml", ".ndpa", ".annotations")
 NO_CLASS = "(no class)"
+# Of the text, unpacked. As Python objects it takes a multiple.
+_MAX_BYTES = 1 << 28
 # An annotation that loses more than this share at the slide's edge is worth a note.
 _NOTED_LOSS = 0.01
 
@@ -158,11 +161,18 @@ def read_drawing(path: Path, slide: Slide) -> Drawing:
     """
     fix = "Export the annotations again as QuPath GeoJSON, ImageScope XML, HALO .annotations or NDPA"
     try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise AnnotationError(f"the annotations cannot be read ({error})", path=path, fix=fix) from None
+    if len(data) > _MAX_BYTES:
+        raise AnnotationError(
+            f"more than {_MAX_BYTES >> 20} MiB of annotations",
+            path=path,
+            fix="Export the regions without the cells in them",
+        )
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     try:
         if start in (b"{", b"["):
@@ -172,9 +182,9 @@ def read_drawing(path: Path, slide: Slide) -> Drawing:
         raise AnnotationError(f"not valid JSON ({error})", path=path, fix=fix) from None
     except DefusedXmlException as error:
         raise AnnotationError(f"XML that defines entities is refused ({error})", path=path, fix=fix) from None
-    except ParseError as error:
+    except (ParseError, LookupError) as error:  # LookupError: an encoding that no one knows
         raise AnnotationError(f"neither JSON nor valid XML ({error})", path=path, fix=fix) from None
-    except ValueError as error:
+    except (ValueError, OverflowError, ShapelyError) as error:
         raise AnnotationError(f"not a known annotation file: {error}", path=path, fix=fix) from None
 
 

@@ -13,14 +13,15 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from histo import __version__
 from histo.errors import ClassifierError
@@ -36,6 +37,9 @@ MIN_AREA_UM2: Final = 50_000.0
 _FORMAT: Final = "histo tissue classifier"
 _VERSION: Final = 1
 _HEADER_KEY: Final = "histo"
+_MAX_BYTES: Final = 1 << 24
+# A Gaussian wider than that takes hours.
+_MAX_SMOOTHING_UM: Final = 10_000.0
 # Weight of the data against the ridge, per annotation: more annotations allow a finer rule.
 _C_PER_ANNOTATION: Final = 0.05
 
@@ -314,6 +318,8 @@ def load_classifier(path: Path) -> TissueClassifier:
     """
     again = "Train it again with histo regions train"
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES >> 20} MiB")
         content = path.read_bytes()
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -322,13 +328,16 @@ def load_classifier(path: Path) -> TissueClassifier:
         raise ClassifierError(
             "no such file", path=path, fix="Give a file that histo regions train has written"
         ) from None
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, safetensors.SafetensorError) as error:
+        # A dtype that numpy does not have is no SafetensorError; a path with a NUL is a ValueError.
         raise ClassifierError(f"the classifier cannot be read ({error})", path=path, fix=again) from None
     try:
         header = json.loads(metadata.get(_HEADER_KEY, "null"))
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise ClassifierError("no tissue classifier", path=path, fix=again)
         channels = tuple(header["channels"])
+        if not set(channels) <= set(get_args(Channel)) or len(set(channels)) < len(channels):
+            raise ValueError("channels of no known name")
         for key, wanted in (
             ("version", _VERSION),
             ("feature_mpp_um", FEATURE_MPP_UM),
@@ -354,9 +363,21 @@ def load_classifier(path: Path) -> TissueClassifier:
             training=dict(header["training"]),
             sha256=hashlib.sha256(content).hexdigest(),
         )
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        _check(classifier)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ClassifierError(f"the file is damaged ({error!r:.200})", path=path, fix=again) from None
-    n = len(classifier.classes)
-    if classifier.coefficient.shape != (len(header["features"]), n) or classifier.intercept.shape != (n,):
-        raise ClassifierError("the file is damaged (its tensors do not fit)", path=path, fix=again)
     return classifier
+
+
+def _check(classifier: TissueClassifier) -> None:
+    """Raise ValueError for what no trained classifier holds."""
+    n, n_features = len(classifier.classes), len(feature_names(classifier.channels))
+    if classifier.kind not in get_args(Kind):
+        raise ValueError(f"kind {classifier.kind!r}")
+    if classifier.coefficient.shape != (n_features, n) or classifier.intercept.shape != (n,):
+        raise ValueError("its tensors do not fit")
+    # A class without samples has an intercept of -inf.
+    if not np.isfinite(classifier.coefficient).all() or not (classifier.intercept < np.inf).all():
+        raise ValueError("coefficients that are not finite")
+    if not (0 <= classifier.smoothing_um <= _MAX_SMOOTHING_UM and isfinite(classifier.min_area_um2)):
+        raise ValueError(f"smoothing_um {classifier.smoothing_um}, min_area_um2 {classifier.min_area_um2}")

@@ -34,9 +34,12 @@ def read_geojson(text: bytes) -> Drawing:
     An object without a type is an annotation, as in QuPath. Raises ValueError where the text is not GeoJSON.
     """
     try:
-        data = json.loads(text)
+        return _read(json.loads(text))
     except RecursionError:
         raise ValueError("nested too deeply to be GeoJSON") from None
+
+
+def _read(data: Any) -> Drawing:
     shapes: list[Shape] = []
     lines: list[Shape] = []
     ignored: Counter[str] = Counter()
@@ -51,7 +54,7 @@ def read_geojson(text: bytes) -> Drawing:
             continue
         try:
             found, line = _polygons(geometry, ignored), _line(geometry)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ValueError(f"feature {index} has a geometry that cannot be read: {error}") from None
         name = _class_name(feature.get("properties") or {})
         names = () if name is None else (name,)
@@ -75,10 +78,10 @@ def _features(data: Any) -> Iterator[dict[str, Any]]:
     for feature in features:
         if not isinstance(feature, dict) or feature.get("type") != "Feature":
             raise ValueError("holds something else than features")
-        yield feature
         properties = feature.get("properties") or {}
         if not isinstance(properties, dict):
             raise ValueError("holds a feature whose properties are not a mapping")
+        yield feature
         children = properties.get("childObjects") or properties.get("children")
         if isinstance(children, list):
             yield from _features(children)

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
+# No slide has so many pixels; the geometry of larger numbers overflows.
+_MAX_PX = 1e9
 # Vertices of a polygon that stands for an ellipse: its area is 0.04 % short.
 ELLIPSE_VERTICES = 128
 
@@ -44,7 +46,8 @@ class Drawing:
 def vertices(points: ArrayLike) -> NDArray[np.float64]:
     """Return points as an (n, 2) array; further columns (z) are dropped.
 
-    Raises ValueError for anything else than a list of finite pairs.
+    Raises ValueError for anything else than a list of finite pairs of pixels, OverflowError for integers that
+    no float holds.
     """
     array = np.asarray(points, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] < 2:
@@ -52,6 +55,8 @@ def vertices(points: ArrayLike) -> NDArray[np.float64]:
     array = array[:, :2]
     if not np.isfinite(array).all():
         raise ValueError("coordinates are not finite")
+    if (np.abs(array) > _MAX_PX).any():
+        raise ValueError(f"coordinates beyond {_MAX_PX:.0e} px")
     return array
 
 

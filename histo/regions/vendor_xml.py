@@ -167,7 +167,11 @@ def _ndpa_to_px(slide: Slide) -> list[float]:
     try:
         offset_nm = [float(slide.info.properties[key]) for key in keys]
     except ValueError as error:
-        raise AnnotationError(f"the slide's offset cannot be read ({error})", path=slide.path) from None
+        raise AnnotationError(
+            f"the slide's offset cannot be read ({error})",
+            path=slide.path,
+            fix="Export the annotations as QuPath GeoJSON",
+        ) from None
     # The file's own pixel size wrote these positions, whatever pixel size the user gave.
     nm_per_px = [1000 * mpp for mpp in (slide.info.mpp or slide.mpp)]
     shift = [

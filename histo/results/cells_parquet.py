@@ -157,7 +157,9 @@ def iter_cells(
             wanted = list(schema) if columns is None else list(columns)
             missing = [name for name in wanted if name not in file.schema_arrow.names]
             if missing:
-                raise ResultsError(f"not a cell table: it has no {', '.join(missing)}", path=path)
+                raise ResultsError(
+                    f"not a cell table: it has no {', '.join(missing)}", path=path, fix="Run the slide again"
+                )
             empty = True
             for batch in file.iter_batches(batch_size, columns=wanted):
                 empty = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any, Final, Literal, Self
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from histo.errors import ResultsError
 from histo.measure.catalogue import FURTHER
-from histo.measure.summary import ZONES, Estimate, SlideSummary
+from histo.measure.summary import ZONES, Estimate, SlideId, SlideSummary
 from histo.results.atomic import replacing
 
 _TEXT, _NUMBER, _COUNT = pa.string(), pa.float64(), pa.int64()
@@ -57,6 +59,7 @@ COLUMNS: Final[dict[str, pa.DataType]] = {
     "flags": _TEXT,  # codes, separated by spaces
 }
 # A spreadsheet takes text that begins like this for a formula.
+_FIRST_COLUMNS: Final = ("slide_id", "path", "status", "error", "site", "patient")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -83,7 +86,7 @@ class SlideRow:
         patient: str | None = None,
     ) -> Self:
         """Return the row of a slide that could not be analysed: no numbers, only the reason."""
-        return cls(slide_id, str(path), "failed", error, site, patient)
+        return cls(slide_id, path_text(path), "failed", error, site, patient)
 
     @classmethod
     def from_summary(
@@ -165,10 +168,23 @@ def read_slides_table(folder: Path) -> pd.DataFrame:
     path = folder / "slides.parquet"
     try:
         table = pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowException) as error:
-        raise ResultsError(f"the table of slides cannot be read ({error})", path=path) from None
+        # Text that is no text is found here, not later.
+        table.validate(full=True)
+        missing = [name for name in _FIRST_COLUMNS if name not in table.column_names]
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        TypeAdapter(list[SlideId]).validate_python(table["slide_id"].to_pylist())
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ResultsError(
+            f"the table of slides cannot be read ({error})", path=path, fix="Run infer again"
+        ) from None
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     return frame
+
+
+def path_text(path: str | Path) -> str:
+    """Return a path as text that every file takes: bytes of a name that are no letters are written out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _with_interval(name: str, estimate: Estimate) -> dict[str, float | None]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import platform
-import re
 import socket
 import tempfile
 import threading
@@ -47,7 +45,7 @@ from histo.run.detector import ready_detector
 from histo.run.device import describe_device
 from histo.run.lock import Held, guarded, hold, read_owner
 from histo.run.memory import return_freed_memory
-from histo.run.names import safe_name
+from histo.run.names import slide_ids
 from histo.run.outcome import Place, SlideOutcome, SlideTask, analyse_task
 from histo.run.pipeline import SlideJob
 from histo.slide import find_slides
@@ -258,22 +256,6 @@ def _compare_sites(out: Path, manifest: Manifest, console: Console) -> None:
     for line in headlines(summary):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print(f"Cohort: {out / 'cohort.html'}", soft_wrap=True)
-
-
-def slide_ids(slides: Sequence[Path]) -> list[str]:
-    """Name each slide's results folder: its file name without extensions, made safe and unique.
-
-    Slides of the same name in different folders get a short hash of their path.
-    """
-    stems = [re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", path.name, flags=re.IGNORECASE) for path in slides]
-    safe = [safe_name(stem) for stem in stems]
-    count = Counter(name.lower() for name in safe)
-    return [
-        name
-        if count[name.lower()] == 1
-        else f"{name}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-        for name, path in zip(safe, slides, strict=True)
-    ]
 
 
 class _Bars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from histo import __version__
@@ -55,7 +56,7 @@ def content_sha256(path: Path) -> str:
         files += sorted(file for file in folder.rglob("*") if file.is_file())
     for file in files:
         size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
+        digest.update(os.fsencode(file.name) + f"\0{size}\0".encode())
         if len(files) > _SAMPLES and file != path:
             # A store of many small files: names, sizes and times stand for the content.
             digest.update(str(file.stat().st_mtime_ns).encode())

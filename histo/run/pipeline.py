@@ -41,6 +41,7 @@ from histo.results.geojson import CellGeoJsonWriter, write_annotations_geojson
 from histo.results.maps import MapsWriter
 from histo.results.overlay import Overlay
 from histo.results.report import write_report
+from histo.results.slides_table import path_text
 from histo.run.describe import (
     flags_of,
     image_summary,
@@ -259,14 +260,14 @@ def _analyse(
     panel_told = None if panel is None else panel_summary(panel, stain, agreement, config)
     summary = SlideSummary(
         slide_id=job.slide_id,
-        path=str(job.path),
+        path=path_text(job.path),
         fingerprint=fingerprint,
         histo_version=__version__,
         config_name=config.name,
         config_sha256=config.fingerprint(),
         detector_name=detector.name,
         detector_sha256=detector.sha256,
-        annotations=None if annotations_path is None else str(annotations_path),
+        annotations=None if annotations_path is None else path_text(annotations_path),
         image=image_summary(slide),
         tissue=TissueSummary(
             tissue_area_mm2=tissue_area_mm2,

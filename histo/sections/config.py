@@ -27,7 +27,7 @@ class SectionsConfig(BaseModel):
     rich_fraction : share of the tiles that are called rich in CD8.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tile_um: Annotated[float, Field(gt=0)] = 100.0
     restained: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from skimage.feature import match_template
 from histo.errors import ConfigError
 from histo.sections.mapping import Mapping
 from histo.sections.picture import NuclearPicture
+from histo.tables.written import read_written
 
 # Edge of the windows that are looked for on the other section, how far they are looked for, and between
 # windows.
@@ -38,6 +38,7 @@ _WAYS = 7
 _AROUND_UM = 250.0
 _LANDMARK_COLUMNS = ("x_um", "y_um", "serial_x_um", "serial_y_um")
 _MIN_LANDMARKS = 4
+_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,12 +184,7 @@ def read_landmarks(path: Path) -> NDArray[np.float64]:
     ------
     ConfigError : it cannot be read, lacks a column, holds what is no number, or fewer than 4 pairs.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig", index_col=False)
-    except (OSError, ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise ConfigError(f"the landmarks cannot be read ({error})", path=path) from None
+    frame = read_written(path, "the landmarks")
     missing = [name for name in _LANDMARK_COLUMNS if name not in frame.columns]
     if missing:
         raise ConfigError(
@@ -200,9 +196,13 @@ def read_landmarks(path: Path) -> NDArray[np.float64]:
     values: NDArray[np.float64] = np.column_stack([column.to_numpy(np.float64) for column in numbers])
     bad = [str(line) for line in np.flatnonzero(~np.isfinite(values).all(axis=1)) + 2]
     if bad:
-        raise ConfigError(f"landmarks that are no numbers, in line {', '.join(bad)}", path=path)
+        raise ConfigError(
+            f"landmarks that are no numbers, in line {', '.join(bad[:_SHOWN])}", path=path, fix="Correct them"
+        )
     if len(values) < _MIN_LANDMARKS:
-        raise ConfigError(f"only {len(values)} landmarks, {_MIN_LANDMARKS} needed", path=path)
+        raise ConfigError(
+            f"only {len(values)} landmarks, {_MIN_LANDMARKS} needed", path=path, fix="Set some more"
+        )
     return values
 
 

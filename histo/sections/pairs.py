@@ -8,8 +8,10 @@ from pathlib import Path
 
 from histo.cohort.manifest import Manifest
 from histo.errors import ConfigError
+from histo.tables.file import some
 from histo.tables.written import read_written
 
+_SHOWN = 100
 _COLUMNS = ("slide", "serial", "marker")
 
 
@@ -47,7 +49,7 @@ def read_pairs(path: Path) -> list[Pair]:
             mistakes.append(f"line {line}: no {' and no '.join(empty)}")
             continue
         landmarks = path.parent / row["landmarks"] if row.get("landmarks") else None
-        if landmarks is not None and not landmarks.is_file():
+        if landmarks is not None and not _is_file(landmarks):
             mistakes.append(f"line {line}: no file {row['landmarks']} beside the pairs")
         if row["slide"] == row["serial"]:
             mistakes.append(f"line {line}: slide and serial are the same")
@@ -57,8 +59,15 @@ def read_pairs(path: Path) -> list[Pair]:
     if not pairs and not mistakes:
         mistakes.append("it names no pair")
     if mistakes:
-        raise ConfigError("; ".join(mistakes), path=path, fix="Correct these lines")
+        raise ConfigError(some(mistakes, _SHOWN), path=path, fix="Correct these lines")
     return pairs
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def pairs_of_manifest(manifest: Manifest) -> list[Pair]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from histo.errors import SlideError, TileReadError
 from histo.slide.base import Level, MppSource, Slide, SlideInfo
@@ -18,6 +18,8 @@ from histo.slide.geometry import Box
 from histo.slide.levels import RGB, over_background
 
 _GREY = {"1": np.uint8, "L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16, "I": np.uint16, "F": np.float32}
+# Decoding takes up to 12 bytes a pixel.
+_MAX_PX = 100_000_000
 _FIX = "Save it as a PNG or JPEG again, or export it as OME-TIFF"
 
 
@@ -65,6 +67,8 @@ def inspect(path: Path) -> SlideInfo:
     """
     with _open(path) as image:
         mode, size = image.mode, image.size
+    if size[0] * size[1] > _MAX_PX:
+        raise _too_large(path)
     dtype: np.dtype[Any] = np.dtype(_GREY.get(mode, np.uint8))
     grey = mode in _GREY or mode in ("LA", "La")
     return SlideInfo(
@@ -86,13 +90,19 @@ def _open(path: Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(path, formats=("PNG", "JPEG"))
     except Image.DecompressionBombError as error:
-        raise SlideError(
-            "the picture is too large to be decoded as a whole",
-            path=path,
-            fix="Save it as a tiled, pyramidal TIFF",
-        ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise _too_large(path) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `_decode`
         raise SlideError(f"the picture cannot be opened ({error})", path=path, fix=_FIX) from error
+
+
+def _too_large(path: Path) -> SlideError:
+    return SlideError(
+        f"the picture is too large to be decoded as a whole (more than {_MAX_PX / 1e6:.0f} million pixels)",
+        path=path,
+        fix="Save it as a tiled, pyramidal TIFF",
+    )
 
 
 def _decode(path: Path, info: SlideInfo) -> NDArray[Any]:

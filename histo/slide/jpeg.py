@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histo.slide.levels import MAX_TILE_BYTES
+
 # In entropy-coded data 0xFF is followed by 0x00 (stuffing), a restart marker (D0-D7) or a real marker.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _SEGMENT_END = re.compile(rb"(?=\xff[\xd0-\xd9])")
+# Height and width of the first frame; width and height of a JPEG 2000 codestream.
+_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..[\x08\x0c\x10](..)(..)", re.DOTALL)
+_SIZ = re.compile(rb"\xff\x4f\xff\x51....(.{4})(.{4})", re.DOTALL)
 _EOI, _SOS, _SOF2 = 0xD9, 0xDA, 0xC2
 # Bytes that a decoder which still wants data would turn into other pixels than the grey of a missing block.
 _SENTINEL = b"\xa5\x5a\x33\xc7" * 16
@@ -20,10 +25,14 @@ _SENTINEL = b"\xa5\x5a\x33\xc7" * 16
 def structural_damage(data: bytes) -> str | None:
     """Return what is wrong with the markers of a JPEG stream, or None.
 
-    Finds a stream that is not JPEG, is cut off, or has a stray marker in its entropy-coded data.
+    Finds a stream that is not JPEG, is cut off, has a stray marker in its entropy-coded data, or asks for
+    more memory than a tile takes.
     """
     if data[:2] != b"\xff\xd8":
         return "it does not start as a JPEG"
+    frame = _FRAME.search(data)
+    if frame is not None and _is_too_large(frame):
+        return "its JPEG header states too many pixels"
     start, progressive = _scan_start(data)
     if start is None:
         return "its JPEG header is cut off or damaged"
@@ -37,6 +46,20 @@ def structural_damage(data: bytes) -> str | None:
         if not progressive:
             return "its JPEG data holds a stray marker"
     return "its JPEG data is cut off"
+
+
+def damage_2000(data: bytes) -> str | None:
+    """Return what is wrong with a JPEG 2000 stream (cut off, or too large for a tile), or None."""
+    if b"\xff\xd9" not in data[-16:]:
+        return "its JPEG 2000 data is cut off"
+    size = _SIZ.search(data)
+    if size is not None and _is_too_large(size):
+        return "its JPEG 2000 header states too many pixels"
+    return None
+
+
+def _is_too_large(sides: re.Match[bytes]) -> bool:
+    return int.from_bytes(sides[1], "big") * int.from_bytes(sides[2], "big") * 4 > MAX_TILE_BYTES
 
 
 def missing_blocks(data: bytes, pixels: NDArray[Any], decode: Callable[[bytes], NDArray[Any]]) -> bool:

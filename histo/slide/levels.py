@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 RGB = ("red", "green", "blue")
+# No panel has more; a number above it is damage, and would be believed with memory.
+MAX_CHANNELS = 512
+# One stored tile, strip or chunk above this, decoded, is no tile.
+MAX_TILE_BYTES = 1 << 28
 
 
 def downsample(size0: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:

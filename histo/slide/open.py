@@ -11,7 +11,7 @@ from histo.slide import image_backend, openslide_backend, tiff_backend, zarr_bac
 from histo.slide.base import Slide, SlideInfo
 from histo.slide.image_backend import ImageSlide
 from histo.slide.openslide_backend import OpenSlideSlide
-from histo.slide.pixel_size import settle_mpp
+from histo.slide.pixel_size import check_area, settle_mpp
 from histo.slide.tiff_backend import TiffSlide
 from histo.slide.zarr_backend import ZarrSlide
 
@@ -39,11 +39,13 @@ def open_slide(path: Path | str, *, mpp: float | None = None, manifest_mpp: floa
     Raises
     ------
     SlideError : missing, empty, damaged or of no known format.
-    PixelSizeError : no pixel size, or one outside 0.05 to 5 um. It is never guessed.
+    PixelSizeError : no pixel size, or one outside 0.05 to 5 um (it is never guessed); or a picture that would
+        be larger than any glass slide.
     """
     path = Path(path)
     kind, info = _inspect(path)
     size, source = settle_mpp(path, info, mpp=mpp, manifest_mpp=manifest_mpp)
+    check_area(path, info, size)
     return kind(path, info, size, source)
 
 

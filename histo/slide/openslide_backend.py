@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from histo.errors import SlideError, TileReadError
 from histo.slide.base import Level, Slide, SlideInfo
 from histo.slide.geometry import Box
-from histo.slide.levels import RGB, downsample, over_background
+from histo.slide.levels import MAX_TILE_BYTES, RGB, downsample, over_background
 from histo.slide.pixel_size import MPP_ORIGIN
 
 CACHE_BYTES = 96 * 1024 * 1024
 # Side of the fixed blocks in which levels with a fractional downsample are read.
 _BLOCK_PX = 1024
+_AGAIN = "Export the slide again"
 _caches: dict[int, Any] = {}
 
 
@@ -59,6 +60,9 @@ def inspect(path: Path) -> SlideInfo:
     handle = _open(path)
     try:
         return _info(path, handle)
+    except (openslide.OpenSlideError, ArithmeticError, ValueError) as error:
+        # Bytes that are no text, levels without pixels, tiles without a number for their size.
+        raise SlideError(f"its metadata is damaged ({error})", path=path, fix=_AGAIN) from error
     finally:
         handle.close()
 
@@ -78,6 +82,9 @@ def _info(path: Path, handle: Any) -> SlideInfo:
             int(properties.get(f"openslide.level[{index}].tile-width", 256)),
             int(properties.get(f"openslide.level[{index}].tile-height", 256)),
         )
+        if tile[0] * tile[1] * 4 > MAX_TILE_BYTES:
+            # OpenSlide ends the whole process where it gets no memory for one.
+            raise SlideError(f"its tiles of {tile[0]} x {tile[1]} px are too large", path=path, fix=_AGAIN)
         levels.append(Level((int(size[0]), int(size[1])), scale, tile))
     mpp = _mpp(properties)
     extra = {MPP_ORIGIN: f"its {properties.get('openslide.vendor', '')} metadata"} if mpp else {}
@@ -126,7 +133,7 @@ def _bounds(path: Path, properties: Mapping[str, str], full: tuple[int, int]) ->
         raise SlideError(
             f"its bounds ({', '.join(str(value) for value in values)}) lie outside its picture",
             path=path,
-            fix="Export the slide again",
+            fix=_AGAIN,
         )
     return box
 

@@ -9,6 +9,8 @@ from histo.errors import PixelSizeError
 from histo.slide.base import MppSource, SlideInfo
 
 MIN_MPP, MAX_MPP = 0.05, 5.0
+# The largest glass slides are 8 x 6 inches.
+MAX_AREA_MM2 = 40_000.0
 _FIX = "Give the pixel size of the scan in um with --mpp (0.25 for a 40x scan, 0.5 for 20x, as a rule)"
 
 # Where a backend notes in `SlideInfo.properties` what `SlideInfo.mpp` was read from.
@@ -83,6 +85,18 @@ def settle_mpp(
             f"the pixel size {stated} from {origin} is not one of {_RANGE}", path=path, fix=_FIX
         )
     return info.mpp, "metadata"
+
+
+def check_area(path: Path, info: SlideInfo, mpp: tuple[float, float]) -> None:
+    """Raise PixelSizeError for a picture that is larger than any glass slide."""
+    width, height = (size * size_um / 1000 for size, size_um in zip(info.size_px, mpp, strict=True))
+    if width * height > MAX_AREA_MM2:
+        raise PixelSizeError(
+            f"{info.size_px[0]} x {info.size_px[1]} px of {mpp[0]:g} x {mpp[1]:g} um are {width:.0f} x "
+            f"{height:.0f} mm: no slide is that large",
+            path=path,
+            fix=f"Check the file, or: {_FIX[0].lower()}{_FIX[1:]}",
+        )
 
 
 _RANGE = f"a slide ({MIN_MPP:g} to {MAX_MPP:g} um)"

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histo.errors import SlideError, TileReadError
+from histo.errors import TileReadError
 from histo.slide.base import MppSource, Slide, SlideInfo
 from histo.slide.geometry import Box
-from histo.slide.jpeg import missing_blocks, structural_damage
-from histo.slide.levels import over_background
+from histo.slide.jpeg import damage_2000, missing_blocks, structural_damage
+from histo.slide.levels import MAX_TILE_BYTES, over_background
 from histo.slide.tiff_layout import Plane, TiffLayout, read_layout
 from histo.slide.tile_cache import TileCache
 
@@ -99,6 +99,8 @@ class TiffSlide(Slide):
     def _decode(self, files: _Files, plane: Plane, index: tuple[int, int, int]) -> NDArray[Any]:
         """Read and decode one tile: (height, width, samples)."""
         count = int(plane.byte_counts[index])
+        if count > MAX_TILE_BYTES:
+            raise self._damage(index, f"it is said to have {count} bytes")
         try:
             data = files.read(plane.path, int(plane.offsets[index]), count)
         except OSError as error:
@@ -110,7 +112,7 @@ class TiffSlide(Slide):
         else:
             pixels = self._decompress(plane, data, index)
         if plane.inverted:
-            pixels = np.iinfo(pixels.dtype).max - pixels if pixels.dtype.kind == "u" else -pixels
+            pixels = np.invert(pixels) if pixels.dtype.kind in "bu" else -pixels
         return np.ascontiguousarray(pixels, dtype=self.info.dtype)
 
     def _decompress(self, plane: Plane, data: bytes, index: tuple[int, int, int]) -> NDArray[Any]:
@@ -118,9 +120,11 @@ class TiffSlide(Slide):
         decode = plane.decode
         number = int(np.ravel_multi_index(index, plane.offsets.shape))
         # JPEG must be checked by hand: libjpeg fills what is missing and does not complain.
-        damage = structural_damage(data) if plane.compression in _JPEG else None
-        if plane.compression in _JPEG_2000 and b"\xff\xd9" not in data[-16:]:
-            damage = "its JPEG 2000 data is cut off"
+        damage = None
+        if plane.compression in _JPEG:
+            damage = structural_damage(data)
+        elif plane.compression in _JPEG_2000:
+            damage = damage_2000(data)
         if damage is not None:
             raise self._damage(index, damage)
 
@@ -159,6 +163,8 @@ class _Files:
         descriptor = self._open.get(path)
         if descriptor is None:
             descriptor = self._open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        if offset + count > os.fstat(descriptor).st_size:
+            return b""  # before memory is asked for what cannot be there
         os.lseek(descriptor, offset, os.SEEK_SET)
         return os.read(descriptor, count)
 
@@ -184,7 +190,4 @@ def _without_alpha(pixels: NDArray[Any], alpha: str) -> NDArray[Any]:
 
 def inspect(path: Path) -> TiffLayout:
     """Return what is known of a TIFF; raises SlideError where it cannot be read."""
-    layout = read_layout(path)
-    if layout.info.size_px[0] < 1 or layout.info.size_px[1] < 1:
-        raise SlideError("the picture has no pixels", path=path, fix="Export the file again")
-    return layout
+    return read_layout(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree.ElementTree import Element, ParseError
@@ -17,13 +19,26 @@ from numpy.typing import NDArray
 
 from histo.errors import SlideError
 from histo.slide.base import Level, SlideInfo
-from histo.slide.levels import RGB, distinct_names, downsample, is_rgb, served_dtype
+from histo.slide.levels import (
+    MAX_CHANNELS,
+    MAX_TILE_BYTES,
+    RGB,
+    distinct_names,
+    downsample,
+    is_rgb,
+    served_dtype,
+)
 from histo.slide.pixel_size import MPP_ORIGIN, um_per
 
 # Uncompressed pictures in one piece are read in strips of about this many bytes.
 _STRIP_BYTES = 1 << 18
-# One stored tile or strip above this cannot be decoded within a sensible memory.
-_MAX_SEGMENT_BYTES = 1 << 31
+# Rows of a picture in one piece that are kept account of.
+_MAX_SEGMENTS = 1 << 26
+
+_MAX_DIRECTORIES = 1 << 16
+# What OME-XML may count: tifffile makes lists of that length.
+_MAX_PLANES = 1 << 20
+_AGAIN = "Copy or export the file again"
 
 _JPEG = {6, 7}
 _JPEG_2000 = {33003, 33004, 33005, 34712}
@@ -93,13 +108,16 @@ def read_layout(path: Path) -> TiffLayout:
         raise SlideError(
             f"its TIFF structure cannot be read ({error})",
             path=path,
-            fix="Copy or export the file again",
+            fix=_AGAIN,
         ) from error
 
 
 def _layout(path: Path, tiff: tifffile.TiffFile) -> TiffLayout:
+    _check_directories(path, tiff)
     if len(tiff.pages) == 0:
-        raise SlideError("the TIFF holds no picture", path=path, fix="Copy or export the file again")
+        raise SlideError("the TIFF holds no picture", path=path, fix=_AGAIN)
+    if tiff.is_ome:
+        _check_ome(path, tiff)
     series_index = 0
     if tiff.is_svs:
         pages, leading = _svs_levels(path, tiff), ""
@@ -108,6 +126,61 @@ def _layout(path: Path, tiff: tifffile.TiffFile) -> TiffLayout:
     else:
         series_index, pages, leading = _series_levels(path, tiff)
     return _build(path, tiff, pages, leading, series_index)
+
+
+def _check_directories(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Refuse a TIFF whose directories lead back to an earlier one: tifffile follows long rings for ever."""
+    form, file = tiff.tiff, tiff.filehandle
+    seen: set[int] = set()
+    file.seek(8 if form.is_bigtiff else 4)
+    field = file.read(form.offsetsize)
+    while len(field) == form.offsetsize:
+        (offset,) = struct.unpack(form.offsetformat, field)
+        if offset == 0 or offset >= file.size:
+            return
+        if offset in seen:
+            raise SlideError("its directories lead back to each other", path=path, fix=_AGAIN)
+        if len(seen) == _MAX_DIRECTORIES:
+            raise SlideError(f"it has more than {_MAX_DIRECTORIES} pictures", path=path, fix=_AGAIN)
+        seen.add(offset)
+        file.seek(offset)
+        count = file.read(form.tagnosize)
+        if len(count) < form.tagnosize:
+            return
+        file.seek(offset + form.tagnosize + struct.unpack(form.tagnoformat, count)[0] * form.tagsize)
+        field = file.read(form.offsetsize)
+
+
+def _check_ome(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Refuse OME-XML that defines entities, asks for files elsewhere, or counts more than there can be."""
+    text = tiff.ome_metadata or ""
+    if "<!ENTITY" in text:
+        raise SlideError("its OME-XML defines entities", path=path, fix="Export the file again")
+    root = _xml(text)
+    if root is None:
+        return  # tifffile does without
+    for along in root.iter():
+        if along.tag[:-1].endswith("Along") and "Start" in along.attrib:
+            start, end, step = (float(along.get(name, "1")) for name in ("Start", "End", "Step"))
+            if not abs(end - start) < abs(step) * _MAX_PLANES:
+                raise SlideError("its OME-XML states too many planes", path=path, fix=_AGAIN)
+    for pixels in _ome_children(root, "Pixels"):
+        sizes = [int(pixels.get(f"Size{axis}", "1")) for axis in "CZT"]
+        counts = [
+            int(data.get(name, "0"))
+            for data in _ome_children(pixels, "TiffData")
+            for name in ("PlaneCount", "NumPlanes", "FirstC", "FirstZ", "FirstT")
+        ]
+        if prod(sizes) > _MAX_PLANES or max(counts, default=0) > _MAX_PLANES:
+            raise SlideError("its OME-XML states too many planes", path=path, fix=_AGAIN)
+    names = {uuid.get("FileName", "") for uuid in _ome_children(root, "UUID")}
+    elsewhere = sorted(name for name in names if re.search(r"[/\\\x00]", name))
+    if elsewhere:
+        raise SlideError(
+            f"its OME-XML asks for a file in another folder ({elsewhere[0]!r:.200})",
+            path=path,
+            fix="Keep the files of a set in one folder, and export it again",
+        )
 
 
 def _svs_levels(path: Path, tiff: tifffile.TiffFile) -> list[_Pages]:
@@ -170,6 +243,11 @@ def _build(
     _check_page(path, tiff, first)
     stack = _stack_size(tiff, series_index, pages[0], first) if leading else 1
     size0 = (first.imagewidth, first.imagelength)
+    if size0[0] < 1 or size0[1] < 1:
+        raise SlideError("the picture has no pixels", path=path, fix=_AGAIN)
+    stored = stack * len(pages[0]) * first.samplesperpixel
+    if stored > MAX_CHANNELS:
+        raise SlideError(f"it has {stored} channels", path=path, fix="Save those that are needed")
     levels: list[Level] = []
     planes: list[tuple[Plane, ...]] = []
     previous = (size0[0] + 1, size0[1] + 1)
@@ -182,7 +260,7 @@ def _build(
             len(pages[0]),
         )
         # A reduced picture that is not one of the same channels is a thumbnail, not a level.
-        if not same or not (size[0] < previous[0] and size[1] <= previous[1]):
+        if not same or min(size) < 1 or not (size[0] < previous[0] and size[1] <= previous[1]):
             continue
         made = tuple(_plane(path, tiff, one, first, copy) for one in group for copy in range(stack))
         planes.append(made)
@@ -266,6 +344,8 @@ def _plane(path: Path, tiff: tifffile.TiffFile, page: Any, first: Any, copy: int
     if whole and bool(np.all(offsets[:-1] + counts[:-1] == offsets[1:])):
         row_bytes = size[0] * samples * dtype.itemsize
         rows = max(1, min(size[1], _STRIP_BYTES // max(1, row_bytes)))
+        if planes * size[1] // rows > _MAX_SEGMENTS:
+            raise SlideError(f"{size[0]} x {size[1]} px is no picture", path=path, fix=_AGAIN)
         starts = np.arange(0, size[1], rows, dtype=np.int64)
         base = offsets[0] + (copy * planes + np.arange(planes, dtype=np.int64))[:, None] * size[1] * row_bytes
         lengths = np.broadcast_to(np.minimum(rows, size[1] - starts) * row_bytes, (planes, starts.size))
@@ -284,20 +364,24 @@ def _plane(path: Path, tiff: tifffile.TiffFile, page: Any, first: Any, copy: int
             inverted=inverted,
         )
     if copy:
-        raise SlideError("its stack of pictures is damaged", path=path, fix="Copy or export the file again")
+        raise SlideError("its stack of pictures is damaged", path=path, fix=_AGAIN)
     if key.is_tiled:
         tile = (int(key.tilewidth), int(key.tilelength))
     else:
         tile = (size[0], int(min(key.rowsperstrip, size[1])))
-    if tile[0] * tile[1] * samples * dtype.itemsize > _MAX_SEGMENT_BYTES:
-        raise SlideError("it is stored compressed in one piece", path=path, fix="Save it as a tiled TIFF")
+    if min(tile) < 1:
+        raise SlideError("it has tiles or strips without pixels", path=path, fix=_AGAIN)
+    if tile[0] * tile[1] * samples * dtype.itemsize > MAX_TILE_BYTES:
+        raise SlideError(
+            "it is stored compressed in too large a piece", path=path, fix="Save it as a tiled TIFF"
+        )
     grid = (planes, -(-size[1] // tile[1]), -(-size[0] // tile[0]))
     needed = int(np.prod(grid))
     if offsets.size < needed or counts.size < needed:
         raise SlideError(
             f"{needed} tiles or strips are needed and {min(offsets.size, counts.size)} are listed",
             path=path,
-            fix="Copy or export the file again",
+            fix=_AGAIN,
         )
     return Plane(
         path=home,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,19 @@ from numpy.typing import NDArray
 from histo.errors import SlideError, TileReadError
 from histo.slide.base import Level, Slide, SlideInfo
 from histo.slide.geometry import Box
-from histo.slide.levels import RGB, distinct_names, downsample, is_rgb, served_dtype
+from histo.slide.levels import (
+    MAX_CHANNELS,
+    MAX_TILE_BYTES,
+    RGB,
+    distinct_names,
+    downsample,
+    is_rgb,
+    served_dtype,
+)
 from histo.slide.pixel_size import MPP_ORIGIN, um_per
 
 _FIX = "Write it as an OME-Zarr 0.4 or 0.5 image"
+_MAX_LEVELS = 64
 
 
 class ZarrSlide(Slide):
@@ -63,7 +74,7 @@ def is_ome_zarr(path: Path) -> bool:
     """Tell whether a folder is an OME-Zarr image, from its metadata files alone."""
     try:
         found = _attributes(path)
-    except (OSError, ValueError, SlideError):
+    except (OSError, ValueError, RecursionError, SlideError):
         return False
     return "multiscales" in found or "bioformats2raw.layout" in found
 
@@ -75,10 +86,20 @@ def inspect(path: Path) -> SlideInfo:
     ------
     SlideError : not an OME-Zarr image, damaged, or with several planes or time points.
     """
+    try:
+        return _inspect(path)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # Metadata of any shape: something else stands where a list or a number belongs.
+        raise SlideError(f"its OME-Zarr metadata is damaged ({error!r:.200})", path=path, fix=_FIX) from error
+
+
+def _inspect(path: Path) -> SlideInfo:
     image = _image(path)
     stored = _arrays(path, image)
     multiscale = _multiscale(path, image)
     axes, first = stored.axes, stored.arrays[0]
+    for array in stored.arrays:
+        _check_array(path, array)
     for axis, length in zip(axes, first.shape, strict=True):
         if axis not in "yxc" and length > 1:
             raise SlideError(
@@ -99,6 +120,8 @@ def inspect(path: Path) -> SlideInfo:
         levels.append(Level(size, factor, (int(array.chunks[ix]), int(array.chunks[iy]))))
     mpp = _mpp(multiscale, scales[0], ix, iy)
     count = int(first.shape[axes.index("c")]) if "c" in axes else 1
+    if count > MAX_CHANNELS:
+        raise SlideError(f"it has {count} channels", path=path, fix="Save those that are needed")
     names, colours = _channels(_attributes(image), count)
     dtype = served_dtype(np.dtype(first.dtype))
     colour = is_rgb(names, colours, dtype)
@@ -116,6 +139,24 @@ def inspect(path: Path) -> SlideInfo:
             MPP_ORIGIN: "its OME-Zarr scale",
         },
     )
+
+
+def _check_array(path: Path, array: Any) -> None:
+    """Refuse what is no picture, what memory cannot hold, and codecs that could run code."""
+    if array.dtype.kind not in "buif" or min(array.shape, default=0) < 1:
+        raise SlideError(f"a level is no picture: {array.shape} of {array.dtype}", path=path, fix=_FIX)
+    # What is decoded at once is a chunk, of a shard a chunk in it.
+    if prod(array.chunks) * array.dtype.itemsize > MAX_TILE_BYTES:
+        raise SlideError(f"its chunks {array.chunks} are too large", path=path, fix="Write smaller chunks")
+    stored = array.metadata.to_dict()
+    codecs = [*(stored.get("codecs") or ()), *(stored.get("filters") or ()), stored.get("compressor")]
+    names = [codec.get("name", codec.get("id")) for codec in codecs if codec is not None]
+    # "pickle" runs what it finds; the others of this list make objects, never pixels.
+    strange = sorted(
+        {str(name) for name in names} & {"pickle", "json2", "msgpack2", "vlen-bytes", "vlen-utf8"}
+    )
+    if strange:
+        raise SlideError(f"its codec {strange[0]} is refused", path=path, fix=_FIX)
 
 
 def _attributes(path: Path) -> Mapping[str, Any]:
@@ -137,7 +178,7 @@ def _image(path: Path) -> Path:
     """Return the folder of the image: the path itself, or series 0 of what bioformats2raw wrote."""
     try:
         found = _attributes(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SlideError(f"its OME-Zarr metadata cannot be read ({error})", path=path, fix=_FIX) from error
     if "multiscales" in found:
         return path
@@ -157,7 +198,13 @@ def _multiscale(path: Path, image: Path) -> Mapping[str, Any]:
         raise SlideError(f"its OME-Zarr metadata is damaged ({error!r})", path=path, fix=_FIX) from error
     if not paths or len(set(axes)) != len(axes) or not {"x", "y"} <= set(axes):
         raise SlideError("its OME-Zarr metadata names no x and y axes or no level", path=path, fix=_FIX)
+    if len(paths) > _MAX_LEVELS or not all(isinstance(name, str) and _inside(name) for name in paths):
+        raise SlideError("its levels are not folders within it", path=path, fix=_FIX)
     return dict(found) | {"axis_names": axes, "paths": paths}
+
+
+def _inside(name: str) -> bool:
+    return bool(name) and not name.startswith(("/", "\\")) and ".." not in re.split(r"[/\\]", name)
 
 
 def _arrays(path: Path, image: Path) -> _Arrays:

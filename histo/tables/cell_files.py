@@ -76,7 +76,9 @@ def read_cell_file(table: TableFile, fmt: Format, mapping: TableMapping, mpp: fl
         notes.append(f"{len(columns) - len(kept)} rows are annotations and the like, not cells: left out")
         columns = columns.take(pa.array(kept))
     if len(columns) == 0:
-        raise TableError("the table has no cells", path=table.path)
+        raise TableError(
+            "the table has no cells", path=table.path, fix="Export the cells, not the annotations"
+        )
     if mpp is not None and unit == "um":
         notes.append("positions are in um, as the table says: the given pixel size was not needed")
         mpp = None
@@ -101,7 +103,11 @@ def read_cell_file(table: TableFile, fmt: Format, mapping: TableMapping, mpp: fl
     if "image" in texts:
         texts["image"] = _without_folders(texts["image"])
         if texts["image"].isna().any():
-            raise TableError(f"some cells have no image in column {layout.image!r}", path=table.path)
+            raise TableError(
+                f"some cells have no image in column {layout.image!r}",
+                path=table.path,
+                fix="Fill it, or name another with mapping.columns.image",
+            )
     else:
         name = stem(table.path)
         texts["image"] = from_codes(np.zeros(len(x), np.int8), [name])

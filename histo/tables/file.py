@@ -26,7 +26,9 @@ MISSING: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
 
 _HEAD_BYTES = 1 << 20
 _SHOWN = 5
-_DAMAGED = (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException)
+# More cells than a cohort has; packed files can stand for more rows than memory holds.
+_MAX_ROWS = 100_000_000
+_DAMAGED = (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException, UnicodeDecodeError)
 _AGAIN = "If the file is damaged or cut short, copy or export it again"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _DECIMAL_COMMA = r"^\s*[-+]?\d+,\d+\s*$"
@@ -137,7 +139,11 @@ def read_columns(
     """
     both = [name for name in numbers if name in texts]
     if both:
-        raise TableError(f"the columns {listed(both)} are to be both numbers and texts", path=table.path)
+        raise TableError(
+            f"the columns {listed(both)} are to be both numbers and texts",
+            path=table.path,
+            fix="Name others in mapping.columns",
+        )
     try:
         if table.kind == "parquet":
             return _read_parquet(table, numbers, texts)
@@ -152,7 +158,7 @@ def _open_text(path: Path) -> TableFile:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise TableError("the text is UTF-16", path=path, fix="Save it as UTF-8")
     if not head.strip():
-        raise TableError("the file is empty", path=path)
+        raise TableError("the file is empty", path=path, fix="Export the table again")
     lines, encoding = _decode(head)
     if not lines[0].strip():
         raise TableError("the first line is empty", path=path, fix="Begin the table with its header")
@@ -191,7 +197,7 @@ def _read_text(table: TableFile, numbers: Sequence[str], texts: Sequence[str], d
         nonlocal n_bad
         n_bad = 0
         bad.clear()
-        return pacsv.read_csv(
+        reader = pacsv.open_csv(
             pa.input_stream(table.path, compression="gzip" if table.path.suffix.lower() == ".gz" else None),
             # Only a single reader knows the numbers of lines.
             read_options=pacsv.ReadOptions(
@@ -212,6 +218,14 @@ def _read_text(table: TableFile, numbers: Sequence[str], texts: Sequence[str], d
                 decimal_point=decimal,
             ),
         )
+        batches: list[pa.RecordBatch] = []
+        n_rows = 0
+        for batch in reader:
+            n_rows += batch.num_rows
+            if n_rows > _MAX_ROWS:
+                raise _too_long(table.path)
+            batches.append(batch)
+        return pa.Table.from_batches(batches, schema=reader.schema)
 
     try:
         rows = read(pa.float64(), table.encoding)
@@ -231,6 +245,10 @@ def _read_text(table: TableFile, numbers: Sequence[str], texts: Sequence[str], d
             fix="Export the table again, with one value for each column",
         )
     return rows.rename_columns(list(places)).unify_dictionaries()
+
+
+def _too_long(path: Path) -> TableError:
+    return TableError(f"more than {_MAX_ROWS:,} rows", path=path, fix="Give the slides' tables one by one")
 
 
 def _not_numbers(table: TableFile, columns: pa.Table, decimal: str) -> TableError:
@@ -260,12 +278,21 @@ def _not_numbers(table: TableFile, columns: pa.Table, decimal: str) -> TableErro
 
 
 def _read_parquet(table: TableFile, numbers: Sequence[str], texts: Sequence[str]) -> pa.Table:
-    rows = pq.ParquetFile(table.path).read(columns=list(dict.fromkeys((*numbers, *texts))))
+    with pq.ParquetFile(table.path) as file:
+        if file.metadata.num_rows > _MAX_ROWS:
+            raise _too_long(table.path)
+        rows = file.read(columns=list(dict.fromkeys((*numbers, *texts))))
+    # Text that is no text is found here, not later.
+    rows.validate(full=True)
     columns: dict[str, pa.ChunkedArray] = {}
     for name in numbers:
         values = rows.column(name)
         if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-            raise TableError(f"column {name!r} holds {values.type}, not numbers", path=table.path)
+            raise TableError(
+                f"column {name!r} holds {values.type}, not numbers",
+                path=table.path,
+                fix="Write it as numbers, or name another column in mapping.columns",
+            )
         columns[name] = values.cast(pa.float64())
     for name in texts:
         values = rows.column(name).cast(pa.string())

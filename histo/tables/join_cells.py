@@ -37,7 +37,11 @@ def join_cells(
     _check_images(files, where)
     units = {(file.unit, file.unit_source) for file in files}
     if len(units) > 1:
-        raise TableError(f"some files are in um, others in pixels: {sorted(units)}", path=where)
+        raise TableError(
+            f"some files are in um, others in pixels: {sorted(units)}",
+            path=where,
+            fix="Give those of one unit at a time",
+        )
     sizes = [len(file.x_um) for file in files]
     texts = {
         name: pd.api.types.union_categoricals(

@@ -15,6 +15,9 @@ from histo.tables.mapping import TableMapping
 from histo.tables.zone_files import Identity, ZoneFile, ZoneRecord
 from histo.tables.zones import Site, ZoneCount, ZoneSlide
 
+# Whole numbers up to here are exact.
+_MAX_COUNT = 2**53
+
 
 def join_zones(files: Sequence[ZoneFile], mapping: TableMapping) -> tuple[list[ZoneSlide], tuple[str, ...]]:
     """Make slides of the records of one or more files, and notes of what a reader must know.
@@ -142,7 +145,7 @@ def _one(
     if n_cells is None and n_positive is not None and record.n_negative is not None:
         n_cells = n_positive + record.n_negative
     for name, value in (("positive cells", n_positive), ("cells", n_cells)):
-        if value is not None and (value < 0 or value != int(value)):
+        if value is not None and not (0 <= value <= _MAX_COUNT and value == int(value)):
             mistakes.append(f"{record.where}: {value:g} {name} is no count")
     if n_positive is not None and n_cells is not None and n_positive > n_cells:
         mistakes.append(f"{record.where}: {n_positive:g} positive cells of {n_cells:g} cells")

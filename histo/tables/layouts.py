@@ -239,4 +239,8 @@ def _unit_of(x: str, y: str) -> Unit | None:
 
 
 def _lacking(table: TableFile, needed: str) -> TableError:
-    return TableError(f"the table lacks {needed} (columns: {listed(table.names)})", path=table.path)
+    return TableError(
+        f"the table lacks {needed} (columns: {listed(table.names)})",
+        path=table.path,
+        fix="Export it with these columns, or name them in mapping.columns",
+    )

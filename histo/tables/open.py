@@ -60,7 +60,7 @@ def open_table(
         tables = [open_file(path)]
         fmt = format or recognise(tables[0], mapping.columns)
     else:
-        raise TableError("there is no such file or folder", path=path)
+        raise TableError("there is no such file or folder", path=path, fix="Check the path")
     if fmt in ("qupath_zones", "zones"):
         return _zones(tables, fmt, mapping, mpp, notes)
     return _cells(tables, fmt, mapping, mpp, notes)
@@ -72,7 +72,9 @@ def _of_folder(
     """Return the tables of a folder, all of one format."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and is_table(path))
     if not paths:
-        raise TableError("the folder holds no table (csv, tsv, txt, parquet)", path=folder)
+        raise TableError(
+            "the folder holds no table (csv, tsv, txt, parquet)", path=folder, fix="Check the path"
+        )
     by_format: dict[Format, list[TableFile]] = {}
     mistakes: list[HistoError] = []
     other: list[str] = []
@@ -104,7 +106,11 @@ def _of_folder(
             f"the folder holds several formats ({held})", path=folder, fix="Say with format which to read"
         )
     if not by_format:
-        raise TableError(f"no file of the folder is of format {fmt} ({listed(other, _SHOWN)})", path=folder)
+        raise TableError(
+            f"no file of the folder is of format {fmt} ({listed(other, _SHOWN)})",
+            path=folder,
+            fix="Leave out the format, or name another",
+        )
     if other:
         notes.append(f"files of another format, left out: {listed(other, _SHOWN)}")
     [(only, tables)] = by_format.items()
@@ -157,4 +163,6 @@ def _raise(mistakes: Sequence[HistoError], folder: Path) -> None:
         raise mistakes[0]
     if mistakes:
         text = some([str(error) for error in mistakes], _SHOWN)
-        raise TableError(f"{len(mistakes)} tables cannot be read: {text}", path=folder)
+        raise TableError(
+            f"{len(mistakes)} tables cannot be read: {text}", path=folder, fix="Mend or remove them"
+        )

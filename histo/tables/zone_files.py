@@ -70,7 +70,11 @@ def read_qupath_zones(table: TableFile, mapping: TableMapping, mpp: float | None
     if area is None:
         area = table.find("area px2")
         if area is None:
-            raise TableError(f"no column of areas (columns: {listed(table.names)})", path=table.path)
+            raise TableError(
+                f"no column of areas (columns: {listed(table.names)})",
+                path=table.path,
+                fix="Export the annotations with their areas",
+            )
         if mpp is None:
             raise PixelSizeError(
                 "areas are in pixels and the table has no pixel size",

@@ -10,6 +10,7 @@ from typing import Any, Final
 from histo.errors import ConfigError
 from histo.measure.state.names import identity
 
+_MAX_NESTED: Final = 50
 _TOKEN: Final = re.compile(r"\s*(?:(?P<sign>[&|!()])|(?P<name>[^\s&|!()^+]+)(?P<bright>\^)?\+?)")
 
 
@@ -59,6 +60,11 @@ def parse_rule(text: str) -> Rule:
     ------
     ConfigError : the text is no rule; it says where.
     """
+    if text.count("(") + text.count("!") > _MAX_NESTED:
+        raise ConfigError(
+            f"{text[:80]!r} ... is no rule: it has more than {_MAX_NESTED} parentheses and negations",
+            fix="Write it shorter",
+        )
     tokens = []
     position = 0
     end = len(text.rstrip())
