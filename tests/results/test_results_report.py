@@ -82,10 +82,13 @@ def test_what_cannot_be_assessed_says_why_and_no_number_is_made_up() -> None:
 
 def test_hostile_names_are_text() -> None:
     name = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
-    summary = make_summary(name, flags=[Flag(code="x", message=name)], annotations=name)
+    # A slide's name is that of its folder: without a slash.
+    slide_id = name.replace("/", "")
+    summary = make_summary(slide_id, flags=[Flag(code="x", message=name)], annotations=name)
     html = render_report(summary)
     page = _Page(html)
     assert name in page.text
+    assert slide_id in page.text
     assert not any(tag in ("script", "img") for tag, _ in page.tags)
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
 

@@ -43,7 +43,6 @@ def test_default_vectors_are_the_published_ones() -> None:
     "vectors",
     [
         StainVectors(nuclear=(0, 0, 0)),
-        StainVectors(cd8=(float("nan"), 1, 1)),
         StainVectors(nuclear=(1, 1, 1), cd8=(2, 2, 2)),
         StainVectors(residual=(0.65111, 0.70119, 0.29049)),
     ],
