@@ -25,7 +25,7 @@ from network import machine
 
 from histo.config import Config, load_config
 from histo.run.detector import ready_detector
-from histo.run.memory import return_freed_memory
+from histo.run.memory import share_freed_memory
 from histo.run.pipeline import SlideJob, analyse_slide
 from histo.slide import open_slide
 from histo.slide.reading import read_ahead
@@ -102,7 +102,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     print(machine())
     slide = render(options.size, options.out)
-    return_freed_memory()
+    share_freed_memory()
     config = load_config(CONFIG, options.overrides)
     ratio, speed = measure(slide, options.out / "end_to_end", config, options.rounds)
     sys.exit(0 if ratio <= MAX_RATIO and speed >= LEAST_MPX_PER_S else 1)

@@ -44,7 +44,7 @@ from histo.run.cluster_config import Workers
 from histo.run.detector import ready_detector
 from histo.run.device import describe_device
 from histo.run.lock import Held, guarded, hold, read_owner
-from histo.run.memory import return_freed_memory
+from histo.run.memory import share_freed_memory
 from histo.run.names import slide_ids
 from histo.run.outcome import Place, SlideOutcome, SlideTask, analyse_task
 from histo.run.pipeline import SlideJob
@@ -141,7 +141,7 @@ def _run(
     console: Console,
 ) -> BatchResult:
     out = held.folder
-    return_freed_memory()
+    share_freed_memory()
     # A classifier that cannot be read is one error, not one for each slide.
     load_configured(config)
     # Where workers do the work, this one says whether the weights can be used, and which they are.

@@ -32,7 +32,7 @@ from histo.run.cluster_config import LocalWorkers, RunningScheduler, SlurmWorker
 from histo.run.detector import ready_detector
 from histo.run.device import choose_device, describe_device
 from histo.run.lock import Owner, check_owner, guarded
-from histo.run.memory import return_freed_memory
+from histo.run.memory import share_freed_memory
 from histo.run.outcome import Place, SlideOutcome, SlideTask, analyse_task
 
 log = logging.getLogger("histo")
@@ -169,7 +169,7 @@ def _work_here(order: _Order, worker: Worker, host: str) -> SlideOutcome:
             fix="Install the same version everywhere",
         )
     _see_folder(order)
-    return_freed_memory()
+    share_freed_memory()
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     threads = order.threads or worker.state.nthreads
     torch.set_num_threads(threads)
