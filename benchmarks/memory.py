@@ -4,7 +4,7 @@
 
 Renders an 8k x 8k and a 32k x 32k slide at 0.25 um/px (kept in --out for the next time), analyses each in a
 process of its own with `infer.py`, and prints wall time, throughput and peak resident memory. Exit code 1
-where the larger slide takes more than 10 % more memory, or either takes more than 1.5 GB.
+where the larger slide takes more than 10 % more memory, or either takes more than 1.2 GB.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INFER = Path(__file__).resolve().parent.parent / "infer.py"
 MPP_UM = 0.25
 SIZES_PX = (8192, 32768)
 MAX_RATIO = 1.10
-MAX_GB = 1.5
+MAX_GB = 1.2
 
 
 def render(size_px: int, folder: Path) -> Path:
