@@ -515,9 +515,11 @@ def main(command: Literal["infer", "train"] | None = None) -> None:
     except HistoError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         raise SystemExit(_BAD_USAGE) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; run the same command again to go on where it was")
-        raise SystemExit(_INTERRUPTED) from None
+    except SystemExit as end:
+        # Typer has turned Ctrl-C into this.
+        if end.code == _INTERRUPTED:
+            Console(stderr=True).print("stopped; run the same command again to go on where it was")
+        raise
 
 
 def _only(command: Literal["infer", "train"]) -> typer.Typer:

@@ -89,13 +89,17 @@ def test_killed_and_started_again_gives_what_an_unbroken_run_gives(
     child = subprocess.Popen(
         [sys.executable, "infer.py", folder, "--out", out],
         cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 120
     while not (out / "s1" / "summary.json").exists() and time.monotonic() < until:
         time.sleep(0.05)
     os.kill(child.pid, how)
-    assert child.wait() != 0
+    _, told = child.communicate()
+    assert child.returncode != 0
+    assert ("run the same command again" in told) == (how == signal.SIGINT)
     first = (out / "s1" / "summary.json").stat().st_mtime_ns
     again = run("infer.py", folder, "--out", out)
     assert again.returncode == 0
