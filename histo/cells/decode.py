@@ -96,17 +96,16 @@ def _decode_one(
     if len(peak_rows) == 0 or len(inside) == 0:
         return no_instances(np.zeros(shape, bool))
     voted = np.zeros(shape, np.int32)
-    votes = _at(offsets, inside) / np.float32(mpp)
     rows, columns = np.divmod(inside, shape[1])
+    votes = _at(offsets, rows, columns) / np.float32(mpp)
     voted.ravel()[inside] = _join_peaks(rows, columns, votes, shape, peak_rows, peak_columns)
     return _measure(fill_holes(largest_parts(voted)), voted > 0, classes, limits_px)
 
 
-def _at(values: Tensor, pixels: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return (C, n) values of (C, H, W) at some pixels (row * W + column): only those leave the device."""
+def _at(values: Tensor, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return (C, n) values of (C, H, W) at some pixels: only those leave the device."""
     channels, height, width = values.shape
     _, by_row, by_column = values.stride()
-    rows, columns = np.divmod(pixels, width)
     index = torch.from_numpy(rows * by_row + columns * by_column).to(values.device)
     # A crop of a larger map cannot be flattened without a copy; a view of what lies under it can be indexed.
     span = (height - 1) * by_row + (width - 1) * by_column + 1
@@ -182,13 +181,14 @@ def _measure(
     """Drop instances outside the area limits, number the rest and say what they are."""
     inside = np.flatnonzero(labels > 0)
     owner = labels.ravel()[inside]
-    cells = number_by_centroid(*np.divmod(inside, labels.shape[1]), owner, limits_px)
+    rows, columns = np.divmod(inside, labels.shape[1])
+    cells = number_by_centroid(rows, columns, owner, limits_px)
     if len(cells.kept) == 0:
         return no_instances(occupied)
     out = np.zeros_like(labels)
     out.ravel()[inside] = cells.number[owner]
 
-    logits = _at(classes, inside)
+    logits = _at(classes, rows, columns)
     exponent = np.exp(logits - logits.max(axis=0))
     share = exponent[1:] / exponent.sum(axis=0)
     total = np.stack([np.bincount(owner, channel)[cells.kept] for channel in share], axis=1)

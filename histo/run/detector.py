@@ -13,6 +13,7 @@ from torch import Tensor
 
 from histo.cells.build import Detector, build_detector
 from histo.cells.detect import CellDetector
+from histo.cells.table import CD8
 from histo.config import Config
 from histo.errors import DeviceError
 from histo.run.device import choose_device
@@ -108,7 +109,7 @@ def _cells(
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     table = detector.detect(stain.to(detector.device), [tile])[0].table
     # Another class is further away than any place.
-    other = (table["cell_class"].astype("category").cat.codes.to_numpy() != 0) * 1e6
+    other = (table["cell_class"].to_numpy() != CD8) * 1e6
     return np.column_stack([table["x_um"], table["y_um"], other])
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -18,13 +20,24 @@ def test_bfloat16_finds_the_cells_of_float32() -> None:
     assert trial.speed_up > 0
 
 
-def test_a_device_that_computes_wrongly_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def _mirrored(classes: torch.Tensor) -> torch.Tensor:
+    return classes.flip(-1)
+
+
+def _without_cd8(classes: torch.Tensor) -> torch.Tensor:
+    return torch.stack([classes[:, 0], torch.full_like(classes[:, 1], -100), classes[:, 1:].amax(1)], dim=1)
+
+
+@pytest.mark.parametrize("wrong", [_mirrored, _without_cd8])
+def test_a_device_that_computes_wrongly_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch, wrong: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     detector = CellDetector(load_weights(), CellsConfig(), precision="bfloat16")
     predict = detector.predict
 
     def broken(*args: object) -> object:
         maps = predict(*args)  # type: ignore[arg-type]
-        return maps._replace(classes=maps.classes.flip(-1))
+        return maps._replace(classes=wrong(maps.classes))
 
     monkeypatch.setattr(detector, "predict", broken)
     with pytest.raises(DeviceError, match=r"float32.*agree") as caught:
