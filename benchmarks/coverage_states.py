@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from coverage import holds, rejects, summarise
+from coverage_densities import holds, rejects, summarise
 
 from histo.cohort.simulate import (
     ASSUMED_FRACTIONS,

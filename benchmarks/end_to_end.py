@@ -16,21 +16,23 @@ import argparse
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 from memory import render
 from network import machine
 
 from histo.config import Config, load_config
 from histo.run.detector import ready_detector
+from histo.run.device import threads_of
 from histo.run.memory import share_freed_memory
 from histo.run.pipeline import SlideJob, analyse_slide
 from histo.slide import open_slide
 from histo.slide.reading import read_ahead
 from histo.slide.survey import survey_slide
-from histo.slide.tiles import plan_tiles
+from histo.slide.tiles import Tile, plan_tiles
 from histo.slide.tissue import detect_tissue
 from histo.stain.space import fit_stain
 
@@ -54,7 +56,7 @@ def measure(path: Path, out: Path, config: Config, rounds: int) -> tuple[float, 
         halo_px=detector.halo_px,
         multiple=detector.multiple,
     )
-    first = stain(torch.from_numpy(slide.read(plan.tiles[len(plan.tiles) // 2].read, plan.mpp))[None])
+    first = stain(slide.read(plan.tiles[len(plan.tiles) // 2].read, plan.mpp))
     tissue_mpx = tissue.area_mm2(tissue.assessed) * 1e6 / detector.mpp**2 / 1e6
 
     def read() -> None:
@@ -64,8 +66,11 @@ def measure(path: Path, out: Path, config: Config, rounds: int) -> tuple[float, 
 
     def network() -> None:
         # The same pixels each time: only their number counts. Tiles at the edge of the slide may be smaller.
-        for tile in plan.tiles:
-            detector.predict(first[..., : tile.read.height, : tile.read.width], [tile])
+        def predict(tile: Tile) -> None:
+            detector.predict(first[:, : tile.read.height, : tile.read.width], tile)
+
+        with ThreadPoolExecutor(threads_of(config.run)) as pool:
+            deque(pool.map(predict, plan.tiles), maxlen=0)
 
     def whole() -> None:
         shutil.rmtree(out, ignore_errors=True)

@@ -40,7 +40,7 @@ TableMppOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change one setting, as key=value, e.g. run.batch_size=8. Repeatable."),
+    typer.Option("--set", help="Change one setting, as key=value, e.g. run.threads=4. Repeatable."),
 ]
 
 

@@ -261,9 +261,10 @@ class RunConfig(_Section):
     """How the work is done. None of it changes a result, so none of it enters the fingerprint."""
 
     device: str = "auto"
-    batch_size: Annotated[int, Field(ge=1)] = 1
+    # Tiles worked on at once; None: one a core.
+    threads: Annotated[int, Field(ge=1)] | None = None
     # Larger tiles take more memory, smaller ones more time: the halo round them is 64 um wide.
-    tile_um: Annotated[float, Field(ge=64)] = 384.0
+    tile_um: Annotated[float, Field(ge=64)] = 640.0
     tile_offset_um: tuple[float, float] = (0.0, 0.0)
     reader_threads: Annotated[int, Field(ge=1)] = 2
     read_ahead_tiles: Annotated[int, Field(ge=1)] = 3
@@ -427,7 +428,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(
-            f"--set {override!r} is not of the form key=value", fix="Write e.g. --set run.batch_size=8"
+            f"--set {override!r} is not of the form key=value", fix="Write e.g. --set run.threads=4"
         )
     *sections, last = key.split(".")
     node = data

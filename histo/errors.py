@@ -86,6 +86,10 @@ class DeviceError(HistoError):
     """A processor that does not compute what it should."""
 
 
+class DeviceLostError(DeviceError):
+    """A processor that does not answer any more."""
+
+
 class WeightsError(HistoError):
     """Network weights that are missing, damaged or made for something else."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from histo.cells.detect import CellDetector, TileCells
 from histo.cells.weights import load_weights
@@ -19,7 +18,7 @@ class Detector(Protocol):
 
     name: str
     sha256: str
-    device: torch.device
+    device: str
 
     @property
     def mpp(self) -> float:
@@ -36,25 +35,18 @@ class Detector(Protocol):
         """Return what the edges of read boxes must be multiples of."""
         ...
 
-    def predict(self, stain: Tensor, tiles: Sequence[Tile]) -> Any:
-        """Do the part of the work that belongs on the device; the result is for `cells`."""
-        ...
-
-    def cells(self, found: Any, stain: Tensor, tiles: Sequence[Tile], /) -> list[TileCells]:
-        """Do the rest. May run in another thread."""
-        ...
-
-    def detect(self, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
-        """Do both."""
+    def detect(self, stain: NDArray[np.float32], tile: Tile) -> TileCells:
+        """Find the cells of a tile. Several threads may do so at once."""
         ...
 
 
-def build_detector(config: CellsConfig, device: torch.device | str = "cpu") -> Detector:
+def build_detector(config: CellsConfig, device: str = "cpu", *, threads: int = 1) -> Detector:
     """Build the detector that a configuration names.
 
     Parameters
     ----------
     device : where a network runs; a classical rule runs on the CPU, see the detector's own `device`.
+    threads : how many tiles it is to work on at once.
 
     Raises
     ------
@@ -64,4 +56,5 @@ def build_detector(config: CellsConfig, device: torch.device | str = "cpu") -> D
         from histo.cells.classical import KATHER2018, ClassicalDetector
 
         return ClassicalDetector(KATHER2018, config)
-    return CellDetector(load_weights(config.weights), config, device=device, precision=config.precision)
+    weights = load_weights(config.weights)
+    return CellDetector(weights, config, device=device, precision=config.precision, threads=threads)

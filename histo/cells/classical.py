@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import dilation, disk, erosion, local_maxima, reconstruction
 from skimage.segmentation import expand_labels, watershed
-from torch import Tensor
 
 from histo.cells.decode import REACH_PX
-from histo.cells.detect import TileCells, check_tiles, owned_cells
+from histo.cells.detect import TileCells, check_tile, owned_cells
 from histo.cells.instances import (
     Instances,
     fill_holes,
@@ -118,39 +115,28 @@ class ClassicalDetector:
     def __init__(self, rule: ClassicalRule, config: CellsConfig) -> None:
         self.rule = rule
         self.config = config
-        self.device = torch.device("cpu")
+        self.device = "cpu"
         self.name = f"rule {rule.name}"
         self.sha256 = hashlib.sha256(json.dumps(asdict(rule), sort_keys=True).encode()).hexdigest()
         background = (1 + _SPREAD_RADII) * round(rule.background_radius_um / self.mpp)
         blur = round(_TRUNCATE * rule.sigma_um / self.mpp) + 1
         self.halo_px = background + blur + REACH_PX
 
-    def detect(self, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
-        """Find the cells of a batch of tiles: `predict`, then `cells`; parameters and errors as there."""
-        return self.cells(self.predict(stain, tiles), stain, tiles)
-
-    def predict(self, stain: Tensor, tiles: Sequence[Tile]) -> list[Instances]:
-        """Find the instances of each tile.
+    def detect(self, stain: NDArray[np.float32], tile: Tile) -> TileCells:
+        """Find the cells that a tile owns.
 
         Parameters
         ----------
-        stain : (N, 3, H, W) stain amounts over the tiles' read boxes.
-        tiles : N tiles on the grid at `mpp`, their read boxes of one size.
+        stain : (3, H, W) stain amounts over the tile's read box.
+        tile : on the grid at `mpp`.
 
         Raises
         ------
-        ValueError : a box does not fit the tensor, or has too narrow a halo.
+        ValueError : the box does not fit the array, or has too narrow a halo.
         """
-        check_tiles(stain, tiles, halo_px=self.halo_px, multiple=self.multiple)
-        return [self._instances(amounts) for amounts in stain.float().cpu().numpy()]
-
-    def cells(self, found: Sequence[Instances], stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
-        """Keep, outline and measure the cells that each tile owns."""
-        amounts = stain.float().cpu().numpy()
-        return [
-            owned_cells(instances, stain_of, tile, margin_px=0, mpp=self.mpp, config=self.config)
-            for instances, stain_of, tile in zip(found, amounts, tiles, strict=True)
-        ]
+        check_tile(stain, tile, halo_px=self.halo_px, multiple=self.multiple)
+        found = self._instances(stain)
+        return owned_cells(found, stain, tile, margin_px=0, mpp=self.mpp, config=self.config)
 
     def _instances(self, stain: NDArray[np.float32]) -> Instances:
         rule, mpp = self.rule, self.mpp

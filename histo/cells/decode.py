@@ -14,11 +14,8 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from torch import Tensor
-from torch.nn import functional as F
 
 from histo.cells.instances import (
     Instances,
@@ -27,7 +24,7 @@ from histo.cells.instances import (
     no_instances,
     number_by_centroid,
 )
-from histo.cells.network import Maps
+from histo.cells.maps import TileMaps
 
 # A peak is the largest value within this many pixels of the centre map (twice the pixel size) to each side.
 _PEAK_RADIUS: Final = 2
@@ -40,52 +37,28 @@ REACH_PX: Final = 2 * _MAX_RADIUS_PX
 
 
 def decode(
-    maps: Maps, *, mpp: float, centre_threshold: float, area_um2: tuple[float, float]
-) -> list[Instances]:
-    """Turn the maps of a batch into instances, one result per tile.
-
-    Parameters
-    ----------
-    maps : of the whole batch, on any device.
-    mpp : pixel size of the maps in um.
-    centre_threshold : probability, 0-1, that a centre must reach.
-    area_um2 : smallest and largest area of a cell.
-
-    Returns
-    -------
-    Instances of each tile. They may touch the tile's edge: the caller keeps those it owns.
-    """
+    maps: TileMaps, *, mpp: float, centre_threshold: float, area_um2: tuple[float, float]
+) -> Instances:
+    """Turn the maps of a tile into instances."""
     logit = float(np.log(centre_threshold / (1 - centre_threshold)))
-    centre = maps.centre.float().contiguous()
-    peaks = ((centre == _largest_around(centre)) & (centre > logit))[:, 0].cpu().numpy()
-    foreground = (torch.maximum(maps.classes[:, 1], maps.classes[:, 2]) > maps.classes[:, 0]).cpu().numpy()
+    centre = maps.centre
+    peaks = (centre == _largest_around(centre)) & (centre > logit)
+    foreground = np.maximum(maps.classes[1], maps.classes[2]) > maps.classes[0]
     limits = (area_um2[0] / mpp**2, area_um2[1] / mpp**2)
-    return [
-        _decode_one(peaks[i], foreground[i], maps.classes[i], maps.offsets[i], mpp=mpp, limits_px=limits)
-        for i in range(len(peaks))
-    ]
+    return _decode_one(peaks, foreground, maps.classes, maps.offsets, mpp=mpp, limits_px=limits)
 
 
-def _largest_around(centre: Tensor) -> Tensor:
-    """Return the largest value within `_PEAK_RADIUS` of each pixel, to each side, of (N, 1, H, W).
+def _largest_around(centre: NDArray[np.float32]) -> NDArray[np.float32]:
+    from scipy.ndimage import maximum_filter
 
-    By comparing shifted maps: on a CPU, torch's pooling takes ten times as long.
-    """
-    r = _PEAK_RADIUS
-    for axis in (-1, -2):
-        framed = F.pad(centre, (r, r, 0, 0) if axis == -1 else (0, 0, r, r), value=-torch.inf)
-        size = centre.shape[axis]
-        centre = framed.narrow(axis, 0, size)
-        for shift in range(1, 2 * r + 1):
-            centre = torch.maximum(centre, framed.narrow(axis, shift, size))
-    return centre
+    return maximum_filter(centre, 2 * _PEAK_RADIUS + 1, mode="constant", cval=-np.inf)
 
 
 def _decode_one(
     peaks: NDArray[np.bool_],
     foreground: NDArray[np.bool_],
-    classes: Tensor,
-    offsets: Tensor,
+    classes: NDArray[np.float32],
+    offsets: NDArray[np.float32],
     *,
     mpp: float,
     limits_px: tuple[float, float],
@@ -102,18 +75,10 @@ def _decode_one(
     return _measure(fill_holes(largest_parts(voted)), voted > 0, classes, limits_px)
 
 
-def _at(values: Tensor, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return (C, n) values of (C, H, W) at some pixels: only those leave the device."""
-    channels, height, width = values.shape
-    _, by_row, by_column = values.stride()
-    index = torch.from_numpy(rows * by_row + columns * by_column).to(values.device)
-    # A crop of a larger map cannot be flattened without a copy; a view of what lies under it can be indexed.
-    span = (height - 1) * by_row + (width - 1) * by_column + 1
-    under = [values[channel].as_strided((span,), (1,)) for channel in range(channels)]
-    picked: NDArray[np.float32] = (
-        torch.stack([one.index_select(0, index) for one in under]).float().cpu().numpy()
-    )
-    return picked
+def _at(
+    values: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    return values[:, rows, columns]
 
 
 def _resolve_plateaus(peaks: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -175,7 +140,7 @@ def _nearest_peak(
 def _measure(
     labels: NDArray[np.int32],
     occupied: NDArray[np.bool_],
-    classes: Tensor,
+    classes: NDArray[np.float32],
     limits_px: tuple[float, float],
 ) -> Instances:
     """Drop instances outside the area limits, number the rest and say what they are."""

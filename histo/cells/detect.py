@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from histo.cells.compartments import Compartments, compartments, stain_means
 from histo.cells.decode import REACH_PX, decode
 from histo.cells.instances import Instances
-from histo.cells.network import Maps, folded
+from histo.cells.layers import MULTIPLE, RECEPTIVE_RADIUS_PX
+from histo.cells.maps import TileMaps
 from histo.cells.outlines import outlines
 from histo.cells.precision import choose_precision
 from histo.cells.table import CD8, CELL_CLASSES, DETECTION_COLUMNS, OTHER, cell_frame
 from histo.cells.weights import Weights
 from histo.config import CellsConfig
+from histo.errors import DeviceLostError
 from histo.slide.tiles import Tile
 from histo.stain.deconvolution import STAINS
+
+log = logging.getLogger("histo")
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,16 @@ class CellDetector:
 
     A cell belongs to the tile whose core holds the grid pixel of its centroid. With the halo asked for, every
     such cell is seen whole, with all that can change it, so that cells do not depend on how a slide is cut.
+    Several threads may find the cells of several tiles at once.
 
     Parameters
     ----------
     weights : see `load_weights`.
     config : thresholds and measurements.
-    device : where the network runs.
+    device : where the network runs: "cpu", "cuda", "cuda:1".
     precision : "bfloat16" is several times faster where the hardware has it; a cell at the very threshold may
         come out differently. "auto": see `choose_precision`.
+    threads : how many tiles the network computes at once.
 
     Attributes
     ----------
@@ -63,105 +69,136 @@ class CellDetector:
     multiple : the edges of read boxes must lie on multiples of it.
     name, sha256 : what finds the cells, in outputs; one of them changes whenever the cells may.
     precision : in which the network runs.
+    device : where it runs: the CPU, once another device was lost.
     """
+
+    multiple: Final = MULTIPLE
 
     def __init__(
         self,
         weights: Weights,
         config: CellsConfig,
         *,
-        device: torch.device | str = "cpu",
+        device: str = "cpu",
         precision: Literal["auto", "float32", "bfloat16"] = "float32",
+        threads: int = 1,
     ) -> None:
         self.weights = weights
         self.config = config
-        self.device = torch.device(device)
-        self.precision = choose_precision(precision, self.device)
-        self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        network = weights.network()
-        network.shift_class(1, config.cd8_logit)
+        self.device = device
+        self.threads = threads
+        self.precision = choose_precision(precision, device)
         self.name = f"network {weights.name}" + (" in bfloat16" if self.precision == "bfloat16" else "")
         self.sha256 = weights.sha256
         self.mpp = weights.mpp
-        self.multiple = network.multiple
-        self._margin_px = network.receptive_radius_px
-        needed = network.receptive_radius_px + REACH_PX
-        self.halo_px = -(-needed // self.multiple) * self.multiple
+        needed = RECEPTIVE_RADIUS_PX + REACH_PX
+        self.halo_px = -(-needed // MULTIPLE) * MULTIPLE
         self.centre_threshold = (
             weights.centre_threshold if config.centre_threshold is None else config.centre_threshold
         )
-        self._network = folded(network).to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        self._moving = threading.Lock()
+        self._network = self._network_on(device)
 
-    def detect(self, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
-        """Find the cells of a batch of tiles: `predict`, then `cells`; parameters and errors as there."""
-        return self.cells(self.predict(stain, tiles), stain, tiles)
+    def _network_on(self, device: str) -> Callable[[NDArray[np.float32]], TileMaps]:
+        if device == "cpu":
+            from histo.cells.openvino_network import OpenVinoNetwork
 
-    def predict(self, stain: Tensor, tiles: Sequence[Tile]) -> Maps:
+            return OpenVinoNetwork(
+                self.weights,
+                cd8_logit=self.config.cd8_logit,
+                precision=self.precision,
+                threads=self.threads,
+            )
+        from histo.cells.torch_network import TorchNetwork
+
+        return TorchNetwork(
+            self.weights,
+            cd8_logit=self.config.cd8_logit,
+            precision=self.precision,
+            device=device,
+            threads=self.threads,
+        )
+
+    def detect(self, stain: NDArray[np.float32], tile: Tile) -> TileCells:
+        """Find the cells of a tile: `predict`, then `cells`; parameters and errors as there."""
+        return self.cells(self.predict(stain, tile), stain, tile)
+
+    def predict(self, stain: NDArray[np.float32], tile: Tile) -> TileMaps:
         """Run the network.
 
         Parameters
         ----------
-        stain : (N, 3, H, W) float32 stain amounts over the tiles' read boxes.
-        tiles : N tiles on the grid at `mpp`, their read boxes of one size.
+        stain : (3, H, W) float32 stain amounts over the tile's read box.
+        tile : on the grid at `mpp`.
 
         Returns
         -------
-        The network's maps on the device, less the margin that does not see all it looks at.
+        The network's maps, less the margin of `margin_px` that does not see all it looks at.
 
         Raises
         ------
-        ValueError : a box does not fit the tensor, lies off the grid of `multiple`, or has too narrow a halo.
+        ValueError : the box does not fit the array, is off the grid of `multiple`, or has too narrow a halo.
+        DeviceError : the device's memory does not suffice.
         """
-        check_tiles(stain, tiles, halo_px=self.halo_px, multiple=self.multiple)
-        m = self._margin_px
-        with torch.inference_mode():
-            batch = stain.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
-            maps: Maps = self._network(batch)
-            return Maps(
-                maps.classes[..., m:-m, m:-m],
-                maps.centre[..., m // 2 : -m // 2, m // 2 : -m // 2],
-                maps.offsets[..., m:-m, m:-m],
-            )
+        check_tile(stain, tile, halo_px=self.halo_px, multiple=self.multiple)
+        network = self._network
+        try:
+            maps = network(stain)
+        except DeviceLostError as error:
+            maps = self._on_cpu(network, error)(stain)
+        m = self.margin_px
+        inner = slice(m, -m)
+        return TileMaps(
+            maps.classes[:, inner, inner],
+            maps.centre[m // 2 : -m // 2, m // 2 : -m // 2],
+            maps.offsets[:, inner, inner],
+        )
 
-    def cells(self, maps: Maps, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
-        """Turn the maps that `predict` made of these tiles into their cells. May run in another thread."""
-        m = self._margin_px
-        with torch.inference_mode():
-            found = decode(
-                maps,
-                mpp=self.mpp,
-                centre_threshold=self.centre_threshold,
-                area_um2=(self.config.min_area_um2, self.config.max_area_um2),
-            )
-        amounts = stain[..., m:-m, m:-m].float().contiguous().cpu().numpy()
-        return [
-            owned_cells(instances, stain_of, tile, margin_px=m, mpp=self.mpp, config=self.config)
-            for instances, stain_of, tile in zip(found, amounts, tiles, strict=True)
-        ]
+    def _on_cpu(self, lost: object, error: DeviceLostError) -> Callable[[NDArray[np.float32]], TileMaps]:
+        """Go on on the CPU; the first thread that finds the device lost moves all of them."""
+        with self._moving:
+            if self._network is lost:
+                log.warning("%s; going on with the CPU, which takes longer", error.what)
+                self.device, self._network = "cpu", self._network_on("cpu")
+            return self._network
+
+    @property
+    def margin_px(self) -> int:
+        """Return by how much the maps of `predict` are narrower than the tile's read box, on each side."""
+        return RECEPTIVE_RADIUS_PX
+
+    def cells(self, maps: TileMaps, stain: NDArray[np.float32], tile: Tile) -> TileCells:
+        """Turn the maps that `predict` made of a tile into its cells."""
+        m = self.margin_px
+        found = decode(
+            maps,
+            mpp=self.mpp,
+            centre_threshold=self.centre_threshold,
+            area_um2=(self.config.min_area_um2, self.config.max_area_um2),
+        )
+        amounts = np.ascontiguousarray(stain[:, m:-m, m:-m])
+        return owned_cells(found, amounts, tile, margin_px=m, mpp=self.mpp, config=self.config)
 
 
-def check_tiles(stain: Tensor, tiles: Sequence[Tile], *, halo_px: int, multiple: int) -> None:
-    """Raise ValueError unless tiles and stain amounts fit each other and the detector.
+def check_tile(stain: NDArray[np.float32], tile: Tile, *, halo_px: int, multiple: int) -> None:
+    """Raise ValueError unless a tile and its stain amounts fit each other and the detector.
 
     Parameters
     ----------
-    stain : (N, 3, H, W) over the read boxes of the N tiles.
+    stain : (3, H, W) over the tile's read box.
     halo_px : least margin of a read box around its core.
     multiple : of the edges of read boxes.
     """
-    if stain.ndim != 4 or stain.shape[0] != len(tiles) or stain.shape[1] != len(STAINS):
-        raise ValueError(
-            f"expected ({len(tiles)}, {len(STAINS)}, H, W) stain amounts, got {tuple(stain.shape)}"
-        )
-    for tile in tiles:
-        core, read = tile.core, tile.read
-        if (read.height, read.width) != tuple(stain.shape[-2:]):
-            raise ValueError(f"tile {tile.index} reads {read}, the tensor is {tuple(stain.shape)}")
-        if any(edge % multiple for edge in (read.x, read.y, read.width, read.height)):
-            raise ValueError(f"tile {tile.index}: {read} is not on the grid of {multiple} pixels")
-        halo = min(core.x - read.x, core.y - read.y, read.right - core.right, read.bottom - core.bottom)
-        if halo < halo_px:
-            raise ValueError(f"tile {tile.index} has a halo of {halo} pixels, {halo_px} are needed")
+    if stain.ndim != 3 or stain.shape[0] != len(STAINS):
+        raise ValueError(f"expected ({len(STAINS)}, H, W) stain amounts, got {stain.shape}")
+    core, read = tile.core, tile.read
+    if (read.height, read.width) != stain.shape[1:]:
+        raise ValueError(f"tile {tile.index} reads {read}, the array is {stain.shape}")
+    if any(edge % multiple for edge in (read.x, read.y, read.width, read.height)):
+        raise ValueError(f"tile {tile.index}: {read} is not on the grid of {multiple} pixels")
+    halo = min(core.x - read.x, core.y - read.y, read.right - core.right, read.bottom - core.bottom)
+    if halo < halo_px:
+        raise ValueError(f"tile {tile.index} has a halo of {halo} pixels, {halo_px} are needed")
 
 
 def owned_cells(

@@ -8,15 +8,15 @@ enough and the tile lies on the grid of the coarsest stride.
 from __future__ import annotations
 
 import copy
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# Channel order of the class map.
-N_CLASSES: Final = 3  # background, CD8+ cell, other nucleus
+from histo.cells.layers import MULTIPLE, N_CLASSES, N_DEEP, N_HEAD, RECEPTIVE_RADIUS_PX
 
 
 class Maps(NamedTuple):
@@ -90,11 +90,8 @@ class CellNet(nn.Module):
     width : channels at half resolution; twice and four times as many below. Sets cost and capacity.
     """
 
-    # Height and width must be multiples of it, and tiles must lie on its grid.
-    multiple: Final = 8
-    # No pixel further than this from another, along rows or columns, has a part in its maps:
-    # 1 (stem) + 4 + 8 + 3 * 16 + 8 + 4 (residual blocks at strides 2, 4, 8, 4, 2) + 7 (to stride 8).
-    receptive_radius_px: Final = 80
+    multiple: Final = MULTIPLE
+    receptive_radius_px: Final = RECEPTIVE_RADIUS_PX
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -105,12 +102,12 @@ class CellNet(nn.Module):
         self.block_quarter = _Residual(2 * width)
         self.to_eighth = _ConvNorm(2 * width, 4 * width, 2, stride=2, padding=0)
         # Where they cost least: what a cell is shows in what stands around it.
-        self.block_eighth = nn.Sequential(*(_Residual(4 * width) for _ in range(3)))
+        self.block_eighth = nn.Sequential(*(_Residual(4 * width) for _ in range(N_DEEP)))
         self.up_quarter = _Up(2 * width)
         self.up_half = _Up(width)
         self.mix = _ConvNorm(width, 2 * width, 1)
         # Classes and offsets at full resolution through a pixel shuffle (4 values a channel), and the centre.
-        self.head = nn.Conv2d(2 * width, 4 * (N_CLASSES + 2) + 1, 1)
+        self.head = nn.Conv2d(2 * width, N_HEAD, 1)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()  # type: ignore[union-attr]
@@ -144,6 +141,11 @@ class CellNet(nn.Module):
         with torch.no_grad():
             # A pixel shuffle takes each class from 4 channels in a row.
             self.head.bias[4 * index : 4 * index + 4] += logit  # type: ignore[index]
+
+
+def state_arrays(network: CellNet) -> dict[str, NDArray[Any]]:
+    """Return a network's tensors as arrays on the host; see `Weights.state`."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
 
 
 def folded(network: CellNet) -> CellNet:

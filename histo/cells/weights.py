@@ -12,18 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
+import safetensors.numpy
+from numpy.typing import NDArray
 
-from histo.cells.network import CellNet
+from histo.cells.layers import tensor_shapes
 from histo.cells.table import CELL_CLASSES
 from histo.errors import WeightsError
 from histo.slide.pixel_size import believable
 from histo.stain.deconvolution import AMOUNT_RANGE, STAINS
+
+if TYPE_CHECKING:
+    from histo.cells.network import CellNet
 
 BACKGROUND: Final = "background"
 CLASSES: Final = (BACKGROUND, *CELL_CLASSES)
@@ -43,7 +46,7 @@ _MAX_WIDTH: Final = 256
 class Weights:
     """Trained weights of a `CellNet`.
 
-    state : tensors by name, float32, on the CPU.
+    state : tensors by name: those of `layers.tensor_shapes`, float32 but for the counts of batches.
     width : channels of the network, see `CellNet`.
     mpp : um per pixel that they were trained at.
     centre_threshold : probability that a cell's centre must reach, chosen on images not trained on.
@@ -53,7 +56,7 @@ class Weights:
     licence : "" where none is stated.
     """
 
-    state: Mapping[str, Tensor]
+    state: Mapping[str, NDArray[Any]]
     width: int
     mpp: float
     centre_threshold: float
@@ -66,19 +69,14 @@ class Weights:
     amount_range: tuple[float, float] = AMOUNT_RANGE
 
     def network(self) -> CellNet:
-        """Build the network with these weights, in evaluation mode.
+        """Build the network of torch with these weights, in evaluation mode."""
+        # Half a gigabyte, which inference on a CPU does without.
+        import torch
 
-        Raises
-        ------
-        WeightsError : the tensors do not fit a network of this width.
-        """
+        from histo.cells.network import CellNet
+
         network = CellNet(self.width)
-        try:
-            network.load_state_dict(dict(self.state))
-        except RuntimeError as error:
-            raise WeightsError(
-                f"the weights {self.name!r} do not fit the network ({error})", fix=_AGAIN
-            ) from None
+        network.load_state_dict({name: torch.from_numpy(values) for name, values in self.state.items()})
         return network.eval()
 
 
@@ -98,16 +96,11 @@ def save_weights(weights: Weights, path: Path) -> Weights:
         "licence": weights.licence,
     }
     state = {
-        name: (
-            tensor.detach().to("cpu", torch.float32) if tensor.is_floating_point() else tensor.detach().cpu()
-        )
-        for name, tensor in weights.state.items()
+        name: np.ascontiguousarray(values, np.float32 if np.issubdtype(values.dtype, np.floating) else None)
+        for name, values in weights.state.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = safetensors.torch.save(
-        {name: tensor.contiguous() for name, tensor in state.items()},
-        metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)},
-    )
+    content = safetensors.numpy.save(state, metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)})
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)
@@ -137,7 +130,7 @@ def _read(path: Path) -> Weights:
             raise ValueError(f"larger than {_MAX_BYTES >> 20} MiB")
         content = path.read_bytes()
         # Nothing in this format is run: no pickle.
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
@@ -145,7 +138,7 @@ def _read(path: Path) -> Weights:
             "no such weights file", path=path, fix=f"Give the path of a .safetensors file, or one of: {known}"
         ) from None
     except (OSError, ValueError, TypeError, AttributeError, KeyError, safetensors.SafetensorError) as error:
-        # A dtype that torch does not have is no SafetensorError; a path with a NUL is a ValueError.
+        # A dtype that numpy does not have is no SafetensorError; a path with a NUL is a ValueError.
         raise WeightsError(f"the weights cannot be read ({error})", path=path, fix=_AGAIN) from None
     if _HEADER_KEY not in metadata:
         raise WeightsError(
@@ -164,7 +157,7 @@ def _read(path: Path) -> Weights:
             licence=str(header.get("licence", "")),
         )
         _check(weights)
-        weights.network()
+        _check_tensors(weights)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WeightsError(
             f"the header of the weights is damaged ({error!r})", path=path, fix=_AGAIN
@@ -182,8 +175,23 @@ def _check(weights: Weights) -> None:
         raise ValueError(f"mpp {weights.mpp}")
     if not 0 < weights.centre_threshold < 1:
         raise ValueError(f"centre_threshold {weights.centre_threshold}")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.state.values()):
+    if not all(np.isfinite(values).all() for values in weights.state.values()):
         raise ValueError("weights that are not finite")
+
+
+def _check_tensors(weights: Weights) -> None:
+    """Raise WeightsError unless the tensors are those of a network of this width."""
+    wanted = tensor_shapes(weights.width)
+    found = {name: values.shape for name, values in weights.state.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        listed = "; ".join(
+            f"{name} is {found.get(name, 'missing')}, expected {wanted.get(name, 'no such tensor')}"
+            for name in wrong[:3]
+        )
+        raise WeightsError(
+            f"{len(wrong)} tensors do not fit a network of width {weights.width} ({listed})", fix=_AGAIN
+        )
 
 
 def _checked_header(text: str, path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -48,7 +47,7 @@ def evaluate_command(
     config_path: Path | None,
     edge_um: float | None,
     n_pictures: int,
-    device: torch.device | str,
+    device: str,
     settings: Sequence[str],
     console: Console,
 ) -> Evaluation:

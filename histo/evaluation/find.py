@@ -70,7 +70,7 @@ def find_cells(
     canvas = np.zeros((rows, columns), np.int32)
     points, is_cd8, n = [np.empty((0, 2))], [np.empty(0, bool)], 0
     for tile in plan.tiles:
-        (cells,) = detector.detect(prepared.amounts(tile.read, mpp)[None], [tile])
+        cells = detector.detect(prepared.amounts(tile.read, mpp), tile)
         _paste(canvas, cells.labels, tile, n)
         points.append(cells.table[["x_um", "y_um"]].to_numpy(np.float64))
         is_cd8.append((cells.table["cell_class"] == CD8).to_numpy(bool))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from histo import __version__
 from histo.cells.build import Detector, build_detector
@@ -75,7 +74,7 @@ def evaluate(
     out: Path,
     *,
     part: str = "all",
-    device: torch.device | str = "cpu",
+    device: str = "cpu",
     edge_um: float = 0.0,
     n_pictures: int = 12,
     progress: Progress | None = None,

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from histo.config import BrightfieldStain, FluorescenceStain, TissueConfig
 from histo.datasets.image import AnnotatedImage
@@ -69,12 +67,12 @@ class Prepared:
     stain: StainTransform
     tissue: Tissue
 
-    def amounts(self, box: Box, mpp: float) -> Tensor:
+    def amounts(self, box: Box, mpp: float) -> NDArray[np.float32]:
         """Return the stain amounts (3, box.height, box.width) float32 of a box of the grid at `mpp`.
 
         Outside the image all is white, or dark in fluorescence, as inference sees what is beyond a slide.
         """
-        return self.stain(torch.from_numpy(self.slide.read(box, mpp))[None])[0]
+        return self.stain(self.slide.read(box, mpp))
 
 
 def prepare(
@@ -102,7 +100,7 @@ def prepare(
 
 def stain_of(
     image: AnnotatedImage, mpp: float, config: BrightfieldStain | FluorescenceStain | None = None
-) -> Tensor:
+) -> NDArray[np.float32]:
     """Return the stain amounts of a whole image, (3, H, W) float32 on the grid at `mpp`.
 
     H and W are the numbers of pixels of that grid that cover the image; see `prepare` and `Prepared.amounts`.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from shapely.geometry import MultiPolygon
@@ -62,7 +61,7 @@ def channel_amount(slide: Slide, survey: Survey, stain: StainTransform, name: st
     ChannelError : the slide has no such channel; those it has are listed.
     """
     if isinstance(stain, BrightfieldTransform):
-        amounts = stain(torch.from_numpy(survey.overview)[None])[0, STAINS.index("residual")].numpy()
+        amounts = stain(survey.overview)[STAINS.index("residual")]
     else:
         amounts = survey.overview[..., find_channel(slide, name)].astype(np.float32)
     return np.asarray(

@@ -8,7 +8,6 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from histo.errors import ClassifierError, TileReadError
@@ -85,7 +84,7 @@ def prepare(
     pixels = sample_tissue(slide, tissue, n_blocks=2 * _SCALE_BLOCKS, mpp=FEATURE_MPP_UM)
     scales = [(0.0, 1.0)] * len(channels)
     if len(pixels):
-        amounts = stain(torch.from_numpy(pixels)[None, None])[0, :, 0].numpy()
+        amounts = stain(pixels[None])[:, 0]
         unstained = amounts[STAINS.index("cd8")] <= STAINED
         for index, channel in enumerate(channels):
             values = amounts[STAINS.index(channel)]
@@ -117,7 +116,7 @@ def windows(
     be taken before the next window. What cannot be read looks like glass: it is not assessed.
     """
     for tile, pixels in _read(of.slide, _plan(wanted, halo_cells, window_cells), threads):
-        amounts = of.stain(torch.from_numpy(pixels)[None])[0].numpy()
+        amounts = of.stain(pixels)
         scaled = [
             np.asarray((amounts[STAINS.index(channel)] - low) / span, np.float32)
             for channel, (low, span) in zip(of.channels, of.scales, strict=True)

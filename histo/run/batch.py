@@ -16,10 +16,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -146,7 +146,7 @@ def _run(
     load_configured(config)
     # Where workers do the work, this one says whether the weights can be used, and which they are.
     detector, trial = (build_detector(config.cells), None) if cluster else ready_detector(config)
-    where = f"workers of {cluster}" if cluster else describe_device(detector.device)
+    where = f"workers of {cluster}" if cluster else describe_device(detector.device, config.run)
     console.print(f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on {where}")
     tasks = _tasks(slides, out, manifest, annotations, mpp)
     outcomes: dict[int, SlideOutcome] = {}
@@ -222,7 +222,9 @@ def _in_turn(
     tasks: Sequence[SlideTask], config: Config, detector: Detector, held: Held, report: SlideProgress
 ) -> Generator[tuple[int, SlideOutcome]]:
     """Analyse slides in this process, one after the other; yield number and outcome of each."""
-    place = Place(socket.gethostname(), os.getpid(), describe_device(detector.device), detector.name)
+    place = Place(
+        socket.gethostname(), os.getpid(), describe_device(detector.device, config.run), detector.name
+    )
     for number, task in enumerate(tasks):
         progress = guarded(partial(report, number), held.folder, held.owner.token)
         yield number, analyse_task(task, config, detector, place, progress)
@@ -324,7 +326,8 @@ def _record(
         "device": ", ".join(sorted({place.device for place in places})),
         "workers": [asdict(place) | {"n_slides": n} for place, n in places.items()],
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
+        "openvino": version("openvino"),
         "seconds": round(seconds, 2),
         "seconds_by_slide": {outcome.row.slide_id: outcome.seconds for outcome in outcomes},
         "n_slides": n_slides,

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from dask.system import CPU_COUNT
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker, wait
 from distributed.scheduler import KilledWorker
@@ -30,7 +29,7 @@ from histo.config import Config
 from histo.errors import ClusterError, ConfigError, HistoError, LockLostError
 from histo.run.cluster_config import LocalWorkers, RunningScheduler, SlurmWorkers, Workers
 from histo.run.detector import ready_detector
-from histo.run.device import choose_device, describe_device
+from histo.run.device import choose_device, describe_device, n_cuda
 from histo.run.lock import Owner, check_owner, guarded
 from histo.run.memory import share_freed_memory
 from histo.run.outcome import Place, SlideOutcome, SlideTask, analyse_task
@@ -66,7 +65,7 @@ class _Order:
     config: Config
     detector_sha256: str
     histo_version: str
-    threads: int | None  # of torch; None: as many as the worker has
+    threads: int | None  # None: as many as the worker has
     n_gpus: int  # among which local workers choose; 0: as configured
     work_folder: str
     out: Path
@@ -129,7 +128,7 @@ def _detector(config: Config, sha256: str) -> Detector:
         if detector.sha256 != sha256:
             raise ClusterError("it sees other weights than this run", fix="Let all read the same files")
         if trial is not None:
-            log.info("%s on %s: %s", detector.name, describe_device(detector.device), trial)
+            log.info("%s on %s: %s", detector.name, describe_device(detector.device, config.run), trial)
         _detectors[key] = detector
     return _detectors[key]
 
@@ -172,15 +171,15 @@ def _work_here(order: _Order, worker: Worker, host: str) -> SlideOutcome:
     share_freed_memory()
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     threads = order.threads or worker.state.nthreads
-    torch.set_num_threads(threads)
     run = order.config.run
     here = {
+        "threads": threads,
         "reader_threads": min(run.reader_threads, threads),
         "device": device_of(run.device, worker.name, order.n_gpus),
     }
     config = order.config.model_copy(update={"run": run.model_copy(update=here)})
     detector = _detector(config, order.detector_sha256)
-    place = Place(host, os.getpid(), describe_device(detector.device), detector.name)
+    place = Place(host, os.getpid(), describe_device(detector.device, config.run), detector.name)
     told = 0.0
 
     def report(done: int, of: int) -> None:
@@ -369,7 +368,7 @@ def _scheduler_lost(error: Exception | None) -> ClusterError:
 def _cluster(
     workers: Workers, config: Config, n_slides: int, out: Path
 ) -> Iterator[tuple[Client, int | None, int]]:
-    """Start or join a cluster; give a client, torch threads of a worker, and GPUs to deal to local ones."""
+    """Start or join a cluster; give a client, threads of a worker, and GPUs to deal to local ones."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         threads, n_gpus = None, 0
@@ -395,7 +394,7 @@ def _cluster(
 
 def _n_gpus(device: str) -> int:
     """Return among how many GPUs local workers choose; 0 where the run is not on a GPU."""
-    return torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
+    return n_cuda() if choose_device(device) != "cpu" else 0
 
 
 def _n_local(n_slides: int, device: str, n_gpus: int) -> int:

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from histo.cells.build import Detector
@@ -16,6 +15,7 @@ from histo.cells.detect import TileCells
 from histo.cells.markers import with_markers
 from histo.config import RunConfig
 from histo.errors import TileReadError
+from histo.run.device import threads_of
 from histo.slide import Box, Slide
 from histo.slide.reading import read_ahead
 from histo.slide.tiles import Tile, TilePlan
@@ -23,6 +23,7 @@ from histo.stain.panel import PanelTransform
 from histo.stain.space import StainTransform
 
 TileProgress = Callable[[int, int], None]
+Found = tuple[Tile, TileCells | TileReadError]
 
 # Edge of the pieces that a tile is read in where it cannot be read whole.
 _PIECE_PX = 128
@@ -36,8 +37,10 @@ def detect_tiles(
     config: RunConfig,
     progress: TileProgress | None,
     panel: PanelTransform | None = None,
-) -> Iterator[tuple[Tile, TileCells | TileReadError]]:
+) -> Iterator[Found]:
     """Read, transform, detect and measure, tile by tile, in the order of the plan.
+
+    Each tile is the work of one thread, from its pixels to its cells; there are `config.threads` of them.
 
     Parameters
     ----------
@@ -49,80 +52,55 @@ def detect_tiles(
     A tile and its cells, or the error where it cannot be read. An unreadable tile comes in pieces, so that
     what can be read of it is.
     """
-    done = 0
 
-    def report(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress is not None:
-            progress(done, len(plan.tiles))
+    def cells_of(tile: Tile, pixels: NDArray[Any]) -> TileCells:
+        amounts = stain(pixels)
+        cells = detector.detect(amounts, tile)
+        if panel is None:
+            return cells
+        seen = np.moveaxis(amounts, 0, -1) if panel.unit == "optical density" else pixels
+        return with_markers(cells, seen, panel)
 
-    report(0)
-    # The network works on one batch while the maps of the batch before it are decoded.
-    with ThreadPoolExecutor(1, "decode") as decoder:
-        decoding: deque[tuple[list[Tile], Future[list[TileCells]]]] = deque()
+    def piece_by_piece(tile: Tile) -> list[Found]:
+        found: list[Found] = []
+        for piece in _pieces(tile, detector):
+            try:
+                found.append((piece, cells_of(piece, slide.read(piece.read, plan.mpp))))
+            except TileReadError as unreadable:
+                found.append((piece, unreadable))
+        return found
 
-        def measured(
-            found: Any, amounts: torch.Tensor, tiles: list[Tile], pixels: list[NDArray[Any]]
-        ) -> list[TileCells]:
-            cells = detector.cells(found, amounts, tiles)
-            if panel is None:
-                return cells
-            if panel.unit == "optical density":
-                pixels = list(amounts.movedim(1, -1).cpu().numpy())
-            return [with_markers(each, seen, panel) for each, seen in zip(cells, pixels, strict=True)]
+    def work(tile: Tile, pixels: NDArray[Any] | TileReadError) -> list[Found]:
+        if isinstance(pixels, TileReadError):
+            return piece_by_piece(tile)
+        return [(tile, cells_of(tile, pixels))]
 
-        def begin(tiles: list[Tile], pixels: list[NDArray[Any]]) -> None:
-            amounts = stain(torch.from_numpy(np.stack(pixels)).to(detector.device))
-            found = detector.predict(amounts, tiles)
-            decoding.append(
-                (tiles, decoder.submit(measured, found, amounts, tiles, [] if panel is None else pixels))
-            )
-
-        def finished(at_most_left: int) -> Iterator[tuple[Tile, TileCells]]:
-            while len(decoding) > at_most_left:
-                tiles, cells = decoding.popleft()
-                yield from zip(tiles, cells.result(), strict=True)
-
-        for tiles, pixels, error in _batches(slide, plan, config):
-            if tiles:
-                begin(tiles, pixels)
-                yield from finished(at_most_left=1)
-            if error is not None:
-                yield from finished(at_most_left=0)
-                for piece in _pieces(error, detector):
-                    try:
-                        part = slide.read(piece.read, plan.mpp)
-                    except TileReadError as unreadable:
-                        yield piece, unreadable
-                    else:
-                        begin([piece], [part])
-                        yield from finished(at_most_left=0)
-            report(len(tiles) + (error is not None))
-        yield from finished(at_most_left=0)
-
-
-def _batches(
-    slide: Slide, plan: TilePlan, config: RunConfig
-) -> Iterator[tuple[list[Tile], list[NDArray[Any]], Tile | None]]:
-    """Yield tiles of one size with their pixels, and the unreadable tile that ended the batch, if one did."""
-    tiles: list[Tile] = []
-    pixels: list[NDArray[Any]] = []
+    n_threads = threads_of(config)
     reads = read_ahead(
         slide, plan.tiles, plan.mpp, threads=config.reader_threads, ahead=config.read_ahead_tiles
     )
-    for tile, read in reads:
-        if isinstance(read, TileReadError):
-            yield tiles, pixels, tile
-            tiles, pixels = [], []
-            continue
-        if tiles and (len(tiles) == config.batch_size or pixels[0].shape != read.shape):
-            yield tiles, pixels, None
-            tiles, pixels = [], []
-        tiles.append(tile)
-        pixels.append(read)
-    if tiles:
-        yield tiles, pixels, None
+    under_way: deque[Future[list[Found]]] = deque()
+    done = 0
+    if progress is not None:
+        progress(0, len(plan.tiles))
+    with ThreadPoolExecutor(n_threads, "tiles") as pool:
+        try:
+            for tile, pixels in reads:
+                under_way.append(pool.submit(work, tile, pixels))
+                # One more than there are threads: none waits while the consumer writes.
+                while len(under_way) > n_threads:
+                    yield from under_way.popleft().result()
+                    done += 1
+                    if progress is not None:
+                        progress(done, len(plan.tiles))
+            while under_way:
+                yield from under_way.popleft().result()
+                done += 1
+                if progress is not None:
+                    progress(done, len(plan.tiles))
+        finally:
+            for future in under_way:
+                future.cancel()
 
 
 def _pieces(tile: Tile, detector: Detector) -> Iterator[Tile]:

@@ -6,17 +6,16 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
-from torch import Tensor
 
 from histo.cells.build import Detector, build_detector
 from histo.cells.detect import CellDetector
 from histo.cells.table import CD8
 from histo.config import Config
 from histo.errors import DeviceError
-from histo.run.device import choose_device
+from histo.run.device import choose_device, threads_of
 from histo.slide import Box
 from histo.slide.tiles import Tile
 
@@ -58,10 +57,11 @@ def ready_detector(config: Config) -> tuple[Detector, Trial | None]:
     WeightsError, ConfigError : weights or device cannot be used.
     DeviceError : the device finds other cells than the CPU does in float32.
     """
-    detector = build_detector(config.cells, choose_device(config.run.device))
+    device = choose_device(config.run.device)
+    detector = build_detector(config.cells, device, threads=threads_of(config.run))
     if not isinstance(detector, CellDetector):
         return detector, None
-    if detector.device.type == "cpu" and detector.precision == "float32":
+    if detector.device == "cpu" and detector.precision == "float32":
         return detector, None
     return detector, try_out(detector)
 
@@ -84,7 +84,7 @@ def try_out(detector: CellDetector) -> Trial:
     return Trial(len(places[0]), agreement, seconds[0] / seconds[1])
 
 
-def _drawn_tile(halo_px: int) -> tuple[Tensor, Tile]:
+def _drawn_tile(halo_px: int) -> tuple[NDArray[np.float32], Tile]:
     """Return stain amounts with round nuclei, half of them in a ring of CD8.
 
     Drawn, not rendered: the textures of a rendered field would stay in memory.
@@ -101,13 +101,13 @@ def _drawn_tile(halo_px: int) -> tuple[Tensor, Tile]:
     stain = np.stack(blurred) + rng.normal(0, 0.02, (3, _SIZE_PX, _SIZE_PX))
     inner = _SIZE_PX - 2 * halo_px
     tile = Tile(0, Box(halo_px, halo_px, inner, inner), Box(0, 0, _SIZE_PX, _SIZE_PX))
-    return torch.from_numpy(stain.astype(np.float32))[None], tile
+    return stain.astype(np.float32), tile
 
 
 def _cells(
-    detector: CellDetector, stain: Tensor, tile: Tile
+    detector: CellDetector, stain: NDArray[np.float32], tile: Tile
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    table = detector.detect(stain.to(detector.device), [tile])[0].table
+    table = detector.detect(stain, tile).table
     # Another class is further away than any place.
     other = (table["cell_class"].to_numpy() != CD8) * 1e6
     return np.column_stack([table["x_um"], table["y_um"], other])
@@ -120,12 +120,10 @@ def _with_partner(cells: np.ndarray, others: np.ndarray) -> int:
     return int((distance <= _SAME_PLACE_UM).sum())
 
 
-def _seconds(detector: CellDetector, stain: Tensor, tile: Tile) -> float:
-    stain = stain.to(detector.device)
+def _seconds(detector: CellDetector, stain: NDArray[np.float32], tile: Tile) -> float:
     best = float("inf")
     for _ in range(_TIMED):
         begun = time.perf_counter()
-        # To the host, so that a device is waited for.
-        detector.predict(stain, [tile]).classes.amax().item()
+        detector.predict(stain, tile)
         best = min(best, time.perf_counter() - begun)
     return best

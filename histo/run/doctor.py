@@ -11,20 +11,29 @@ from importlib.metadata import version
 from pathlib import Path
 
 import openslide
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from histo import __version__
 from histo.cells.detect import CellDetector
 from histo.cells.weights import load_weights
-from histo.config import CellsConfig
+from histo.config import CellsConfig, RunConfig
 from histo.errors import HistoError
 from histo.run.detector import try_out
-from histo.run.device import choose_device, describe_device
+from histo.run.device import choose_device, describe_device, n_cuda
 from histo.slide import Box, open_slide
 
-_LIBRARIES = ("torch", "torchvision", "numpy", "tifffile", "imagecodecs", "zarr", "shapely", "scikit-image")
+_LIBRARIES = (
+    "openvino",
+    "torch",
+    "numba",
+    "numpy",
+    "tifffile",
+    "imagecodecs",
+    "zarr",
+    "shapely",
+    "scikit-image",
+)
 
 
 def examine(slides: Sequence[Path], out: Path, console: Console, *, mpp: float | None = None) -> bool:
@@ -41,7 +50,7 @@ def examine(slides: Sequence[Path], out: Path, console: Console, *, mpp: float |
         ("histo", lambda: f"{__version__} in {Path(sys.modules['histo'].__file__ or '').parent}"),
         ("libraries", lambda: ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)),
         ("OpenSlide", lambda: openslide.__library_version__),
-        ("device", lambda: describe_device(choose_device("auto"))),
+        ("device", lambda: describe_device(choose_device("auto"), RunConfig())),
         ("weights", _weights),
         ("one tile", _one_tile),
         ("write access", lambda: _write(out)),
@@ -66,7 +75,7 @@ def _weights() -> str:
 
 def _one_tile() -> str:
     """Pixels to cells on every device, as a run would do it: all must agree with float32 on the CPU."""
-    devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    devices = ["cpu", *(f"cuda:{i}" for i in range(n_cuda()))]
     found = []
     for device in devices:
         detector = CellDetector(load_weights("default"), CellsConfig(), device=device, precision="auto")

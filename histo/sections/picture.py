@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from histo.errors import SlideError, TileReadError
@@ -77,7 +76,7 @@ def nuclear_picture(slide: Slide, tissue: Tissue, stain: StainTransform, mpp: fl
             pixels = slide.read(box, mpp)
         except TileReadError:
             continue
-        nuclear[box.y : box.bottom] = stain(torch.from_numpy(pixels)[None])[0, 0].numpy()
+        nuclear[box.y : box.bottom] = stain(pixels)[0]
     row = np.minimum((np.arange(rows) + 0.5) * mpp / tissue.mpp, tissue.mask.shape[0] - 1).astype(np.intp)
     column = np.minimum((np.arange(columns) + 0.5) * mpp / tissue.mpp, tissue.mask.shape[1] - 1).astype(
         np.intp

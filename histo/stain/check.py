@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from histo.config import BrightfieldStain, FluorescenceStain
 from histo.slide.base import Slide
@@ -48,8 +50,8 @@ def pink_share(
     configured stains do mix to (a red chromogen) are not counted.
     """
     pixels = sample_tissue(slide, tissue, n_blocks=32)
-    od = optical_density(torch.from_numpy(pixels), torch.tensor(stain.white_point))
-    length = od.norm(dim=1)
+    od = optical_density(pixels, stain.white_point)
+    length = np.linalg.norm(od, axis=1)
     stained = length > 0.15
     if int(stained.sum()) < _MIN_PIXELS:
         return None
@@ -59,12 +61,12 @@ def pink_share(
     return float((weight * foreign).sum() / weight.sum())
 
 
-def _explained(unit: Tensor, config: BrightfieldStain) -> Tensor:
+def _explained(unit: NDArray[Any], config: BrightfieldStain) -> NDArray[np.bool_]:
     """Return which directions are (nearly) a sum of the configured stains."""
     amounts = unmix(unit, stain_matrix(config.vectors))
-    explained = (amounts[:, :2] > -_BESIDE).all(dim=1)
+    explained = np.asarray((amounts[:, :2] > -_BESIDE).all(axis=1))
     if config.vectors.residual is None:
-        explained &= amounts[:, 2].abs() < _BESIDE
+        explained &= np.abs(amounts[:, 2]) < _BESIDE
     else:
         explained &= amounts[:, 2] > -_BESIDE
     return explained

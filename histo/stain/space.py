@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from histo.config import BrightfieldStain, FluorescenceStain
 from histo.errors import ChannelError, SlideError
@@ -18,7 +16,14 @@ from histo.slide.background import dark_level, glass_level
 from histo.slide.base import Slide
 from histo.slide.survey import Survey
 from histo.slide.tissue import Tissue, survey_od
-from histo.stain.deconvolution import AMOUNT_RANGE, STAINS, optical_density, stain_matrix, unmix
+from histo.stain.deconvolution import (
+    AMOUNT_RANGE,
+    STAINS,
+    optical_density,
+    stain_amounts,
+    stain_matrix,
+    unmix,
+)
 from histo.stain.sample import sample_tissue
 from histo.stain.vectors import clear_of_third, estimate_vectors
 
@@ -46,14 +51,13 @@ class BrightfieldTransform:
         """Unit of the amounts."""
         return "optical density"
 
-    def matrix(self) -> Tensor:
+    def matrix(self) -> NDArray[np.float32]:
         """Return the vectors as (3, 3) float32."""
-        return torch.tensor(self.vectors, dtype=torch.float32)
+        return np.array(self.vectors, np.float32)
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Return stain amounts (N, 3, H, W) float32 of pixels (N, H, W, 3), on their device."""
-        amounts = unmix(optical_density(pixels, torch.tensor(self.white_point)), self.matrix())
-        return amounts.clamp_(*AMOUNT_RANGE).permute(0, 3, 1, 2)
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Return stain amounts (3, H, W) float32 of pixels (H, W, 3)."""
+        return stain_amounts(pixels, self.white_point, self.matrix())
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,16 @@ class FluorescenceTransform:
         """Unit of the amounts."""
         return "share of full scale"
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Return stain amounts (N, 3, H, W) float32 of pixels (N, H, W, C), on their device."""
-        planes = [
-            torch.zeros(pixels.shape[:3], dtype=torch.float32, device=pixels.device)
-            if index is None
-            else (pixels[..., index].to(torch.float32) - background) / scale
-            for index, background, scale in zip(self.indices, self.background, self.full_scale, strict=True)
-        ]
-        return torch.stack(planes, dim=1).clamp_(*AMOUNT_RANGE)
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Return stain amounts (3, H, W) float32 of pixels (H, W, C)."""
+        amounts = np.zeros((len(STAINS), *pixels.shape[:2]), np.float32)
+        for plane, index, background, scale in zip(
+            amounts, self.indices, self.background, self.full_scale, strict=True
+        ):
+            if index is not None:
+                np.subtract(pixels[..., index], np.float32(background), out=plane, dtype=np.float32)
+                plane /= np.float32(scale)
+        return np.clip(amounts, *AMOUNT_RANGE, out=amounts)
 
 
 StainTransform = BrightfieldTransform | FluorescenceTransform
@@ -118,13 +123,13 @@ def _fit_brightfield(
     slide: Slide, survey: Survey, tissue: Tissue, config: BrightfieldStain
 ) -> BrightfieldTransform:
     expected = stain_matrix(config.vectors)
-    brown = unmix(torch.from_numpy(survey_od(survey)), expected)[..., 1].numpy()
+    brown = unmix(survey_od(survey), expected)[..., 1]
     pixels = sample_tissue(slide, tissue, brown)
     white, source = _white_point(survey, pixels, config)
-    vectors = expected.to(torch.float64).numpy()
+    vectors = expected.astype(np.float64)
     estimated, turned = (False, False), ""
     if config.estimate_within_deg > 0:
-        od = optical_density(torch.from_numpy(pixels), torch.tensor(white)).numpy()
+        od = optical_density(pixels, white)
         found, estimated = estimate_vectors(od, vectors[:2], config.estimate_within_deg)
         # A cross product follows the two stains; a third stain that the protocol names stays, and the two are
         # kept clear of it.

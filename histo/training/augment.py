@@ -6,6 +6,7 @@ All draws come from the generator given, so that a sample is the same whenever i
 from __future__ import annotations
 
 from math import radians
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,11 @@ def estimated_vectors(vectors: FloatArray, config: AugmentConfig, rng: np.random
     with their cross product as the residual.
     """
     if rng.random() < config.default_vectors_share:
-        return stain_matrix(StainVectors()).numpy()
+        return stain_matrix(StainVectors())
     error = rng.normal(0, radians(config.vector_error_deg) / np.sqrt(2), (2, 3))
     # Light is absorbed, never given: no estimate is negative.
     nuclear, cd8 = np.maximum(vectors[:2] + error, 0.01).tolist()
-    return stain_matrix(StainVectors(nuclear=tuple(nuclear), cd8=tuple(cd8))).numpy()
+    return stain_matrix(StainVectors(nuclear=tuple(nuclear), cd8=tuple(cd8)))
 
 
 def estimated_white_point(
@@ -41,7 +42,9 @@ def estimated_white_point(
     return (white_point * np.exp(rng.normal(0, config.white_point_error, 3))).clip(1, 255).astype(np.float32)
 
 
-def brightfield_amounts(pixels: Tensor, white_points: Tensor, matrices: Tensor) -> Tensor:
+def brightfield_amounts(
+    pixels: NDArray[np.uint8], white_points: FloatArray, matrices: FloatArray
+) -> FloatArray:
     """Unmix a batch.
 
     Parameters
@@ -53,13 +56,13 @@ def brightfield_amounts(pixels: Tensor, white_points: Tensor, matrices: Tensor) 
     (N, 3, H, W) float32 stain amounts, not yet clipped.
     """
     od = optical_density(pixels, white_points[:, None, None, :])
-    return unmix(od, matrices[:, None]).movedim(-1, 1)
+    return np.moveaxis(unmix(od, matrices[:, None]), -1, 1)
 
 
-def fluorescence_amounts(pixels: Tensor, background: Tensor, full_scale: Tensor) -> Tensor:
+def fluorescence_amounts(pixels: NDArray[Any], background: FloatArray, full_scale: FloatArray) -> FloatArray:
     """Normalise a batch: (N, H, W, 3) counts, (N, 3) background and full scale, to (N, 3, H, W) float32."""
-    levels = pixels.to(torch.float32)
-    return ((levels - background[:, None, None, :]) / full_scale[:, None, None, :]).movedim(-1, 1)
+    levels = pixels.astype(np.float32)
+    return np.moveaxis((levels - background[:, None, None, :]) / full_scale[:, None, None, :], -1, 1)
 
 
 def vary(amounts: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:

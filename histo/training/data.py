@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     targets: Targets
 
 
-def clean_amounts(samples: Iterable[Sample], config: AugmentConfig, seed: int) -> list[Tensor]:
+def clean_amounts(samples: Iterable[Sample], config: AugmentConfig, seed: int) -> list[NDArray[np.float32]]:
     """Return the stain amounts of whole images, (3, H, W) each, with errors of estimation only."""
     real = config.model_copy(update=_NO_ERROR)
     return [
@@ -95,7 +95,7 @@ class CropBatches(Dataset[Batch]):
         pixels = [view.pixels for view in views]
         amounts = _amounts(chosen, pixels, config.augment, rng, jitter=config.augment.full_scale)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        stain = vary(amounts, config.augment, generator)
+        stain = vary(torch.from_numpy(amounts), config.augment, generator)
         return Batch(stain, self._targets(chosen, [view.targets for view in views]))
 
     def _draw(self, size: int, rng: np.random.Generator) -> list[Sample]:
@@ -126,22 +126,21 @@ def _amounts(
     rng: np.random.Generator,
     *,
     jitter: float,
-) -> Tensor:
+) -> NDArray[np.float32]:
     """Return (N, 3, H, W) stain amounts of views of the samples."""
     height, width = pixels[0].shape[:2]
-    amounts = torch.empty(len(samples), 3, height, width)
+    amounts = np.empty((len(samples), 3, height, width), np.float32)
     bright = [i for i, sample in enumerate(samples) if sample.kind == "brightfield"]
     if bright:
         some = [samples[i] for i in bright]
         white = np.stack([estimated_white_point(sample.white_point, config, rng) for sample in some])
         matrix = np.stack([estimated_vectors(sample.stain_vectors, config, rng) for sample in some])
-        levels = torch.from_numpy(np.stack([pixels[i] for i in bright]))
-        amounts[bright] = brightfield_amounts(levels, torch.from_numpy(white), torch.from_numpy(matrix))
+        amounts[bright] = brightfield_amounts(np.stack([pixels[i] for i in bright]), white, matrix)
     dark = [i for i, sample in enumerate(samples) if sample.kind == "fluorescence"]
     if dark:
         background = np.stack([samples[i].background for i in dark])
         scale = np.stack([samples[i].full_scale for i in dark])
         scale = scale * np.exp(jitter * rng.normal(size=scale.shape)).astype(np.float32)
-        levels = torch.from_numpy(np.stack([pixels[i].astype(np.float32) for i in dark]))
-        amounts[dark] = fluorescence_amounts(levels, torch.from_numpy(background), torch.from_numpy(scale))
+        levels = np.stack([pixels[i].astype(np.float32) for i in dark])
+        amounts[dark] = fluorescence_amounts(levels, background, scale)
     return amounts

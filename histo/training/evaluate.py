@@ -10,11 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from histo.cells.detect import CellDetector, TileCells
-from histo.cells.network import CellNet
+from histo.cells.network import CellNet, state_arrays
 from histo.cells.table import CD8
 from histo.cells.weights import Weights
 from histo.config import CellsConfig
@@ -55,7 +53,7 @@ class Found(NamedTuple):
 def score_fields(
     network: CellNet,
     samples: Sequence[Sample],
-    amounts: Sequence[Tensor],
+    amounts: Sequence[NDArray[np.float32]],
     *,
     mpp: float,
     centre_threshold: float,
@@ -68,7 +66,7 @@ def score_fields(
 def find(
     network: CellNet,
     samples: Sequence[Sample],
-    amounts: Sequence[Tensor],
+    amounts: Sequence[NDArray[np.float32]],
     *,
     mpp: float,
     centre_threshold: float,
@@ -89,7 +87,7 @@ def find(
             tile, seen = inner_tile(stain, detector), stain
         else:
             tile, seen = _whole_tile(stain, detector)
-        rows.append(Found(detector.detect(seen[None], [tile])[0], tile))
+        rows.append(Found(detector.detect(seen, tile), tile))
     return rows
 
 
@@ -133,7 +131,7 @@ class Calibration:
 def calibrate(
     network: CellNet,
     samples: Sequence[Sample],
-    amounts: Sequence[Tensor],
+    amounts: Sequence[NDArray[np.float32]],
     *,
     mpp: float,
     thresholds: Sequence[float] = THRESHOLDS,
@@ -162,29 +160,28 @@ def calibrate(
     return Calibration(threshold, logit, by_threshold, by_logit)
 
 
-def inner_tile(stain: Tensor, detector: CellDetector) -> Tile:
+def inner_tile(stain: NDArray[np.float32], detector: CellDetector) -> Tile:
     """Return the tile that reads a whole field (..., H, W) and owns all but a halo."""
     height, width = stain.shape[-2:]
     halo = detector.halo_px
     return Tile(0, Box(halo, halo, width - 2 * halo, height - 2 * halo), Box(0, 0, width, height))
 
 
-def _whole_tile(stain: Tensor, detector: CellDetector) -> tuple[Tile, Tensor]:
+def _whole_tile(stain: NDArray[np.float32], detector: CellDetector) -> tuple[Tile, NDArray[np.float32]]:
     """Return the tile that owns a whole image (..., H, W), and the image with nothing round it to read."""
     height, width = stain.shape[-2:]
     halo, multiple = detector.halo_px, detector.multiple
     bottom, right = (-(-(size + halo) // multiple) * multiple for size in (height, width))
-    seen = F.pad(stain, (halo, right - width, halo, bottom - height))
+    seen = np.pad(stain, ((0, 0), (halo, bottom - height), (halo, right - width)))
     read = Box(-halo, -halo, seen.shape[-1], seen.shape[-2])
     return Tile(0, Box(0, 0, width, height), read), seen
 
 
 def _detector(network: CellNet, mpp: float, centre_threshold: float) -> CellDetector:
-    state = {name: tensor.detach().cpu().float() for name, tensor in network.state_dict().items()}
-    weights = Weights(state, network.width, mpp, centre_threshold, "in training")
+    weights = Weights(state_arrays(network), network.width, mpp, centre_threshold, "in training")
     device = next(network.parameters()).device
     with torch.autocast(device.type, enabled=False):
-        return CellDetector(weights, CellsConfig(), device=device)
+        return CellDetector(weights, CellsConfig(), device=str(device))
 
 
 def _match(sample: Sample, cells: TileCells, tile: Tile, mpp: float) -> tuple[Matching, Matching, Matching]:

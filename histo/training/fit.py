@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 from torch import Tensor
 
-from histo.cells.network import CellNet
+from histo.cells.network import CellNet, state_arrays
 from histo.cells.weights import Weights, save_weights
 from histo.errors import ConfigError
 from histo.results.log_file import log_file
@@ -224,7 +226,7 @@ def _finish(
         encoding="utf-8",
     )
     weights = Weights(
-        state=network.state_dict(),
+        state=state_arrays(network),
         width=config.width,
         mpp=config.mpp,
         centre_threshold=threshold,
@@ -244,7 +246,7 @@ def _test(
 ) -> dict[str, Any]:
     """Measure on the test parts: "test" rendered fields, "test_<kind>" of them, "test_<dataset>"."""
 
-    def measure(samples: list[Sample], amounts: list[Tensor]) -> dict[str, Any]:
+    def measure(samples: list[Sample], amounts: list[NDArray[np.float32]]) -> dict[str, Any]:
         score = score_fields(network, samples, amounts, mpp=config.mpp, centre_threshold=threshold)
         return _summary(score)
 

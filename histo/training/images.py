@@ -141,10 +141,10 @@ def sample_of(image: AnnotatedImage, *, source: str, mpp: float, largest_px: int
     prepared = prepare(image, name=source)
     pixels = prepared.slide.read(Box(0, 0, width, height), mpp)
     stain = prepared.stain
-    white, vectors = np.full(3, 255, np.float32), stain_matrix(StainVectors()).numpy()
+    white, vectors = np.full(3, 255, np.float32), stain_matrix(StainVectors())
     background, full_scale = np.zeros(3, np.float32), np.ones(3, np.float32)
     if isinstance(stain, BrightfieldTransform):
-        white, vectors = np.array(stain.white_point, np.float32), stain.matrix().numpy()
+        white, vectors = np.array(stain.white_point, np.float32), stain.matrix()
     else:
         background = np.array(stain.background, np.float32)
         full_scale = np.array(stain.full_scale, np.float32)

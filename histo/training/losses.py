@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from histo.cells.network import N_CLASSES, Maps
+from histo.cells.layers import N_CLASSES
+from histo.cells.network import Maps
 from histo.training.config import LossConfig
 from histo.training.targets import NO_CENTRE, UNANNOTATED, Targets, peak_mass
 

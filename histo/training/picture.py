@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from histo.cells.table import CD8
 from histo.datasets.image import CD8_POSITIVE, UNKNOWN
@@ -21,7 +20,7 @@ _ENLARGED: Final = 2
 _GAP_PX: Final = 8
 
 
-def side_by_side(sample: Sample, amounts: Tensor, found: Found) -> NDArray[np.uint8]:
+def side_by_side(sample: Sample, amounts: NDArray[np.float32], found: Found) -> NDArray[np.uint8]:
     """Return a picture of an image twice, twice as large: left with true outlines, right with found ones.
 
     CD8+ cells are magenta, other nuclei blue, cells of unknown class yellow; cells of which only the place is
@@ -37,7 +36,7 @@ def side_by_side(sample: Sample, amounts: Tensor, found: Found) -> NDArray[np.ui
     """
     picture = sample.pixels
     if sample.kind == "fluorescence":
-        light = np.clip(np.moveaxis(amounts.numpy(), 0, -1), 0, 1) @ _LIGHT
+        light = np.clip(np.moveaxis(amounts, 0, -1), 0, 1) @ _LIGHT
         picture = np.clip(np.rint(light), 0, 255).astype(np.uint8)
     height, width = picture.shape[:2]
     colour_of_true = np.zeros(len(sample.classes), np.int64)
