@@ -56,7 +56,8 @@ def measure(path: Path, out: Path, config: Config, rounds: int) -> tuple[float, 
         halo_px=detector.halo_px,
         multiple=detector.multiple,
     )
-    first = stain(slide.read(plan.tiles[len(plan.tiles) // 2].read, plan.mpp))
+    largest = max(plan.tiles, key=lambda tile: tile.read.width * tile.read.height)
+    first = stain(slide.read(largest.read, plan.mpp))
     tissue_mpx = tissue.area_mm2(tissue.assessed) * 1e6 / detector.mpp**2 / 1e6
 
     def read() -> None:
