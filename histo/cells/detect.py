@@ -15,6 +15,7 @@ from torch import Tensor
 from histo.cells.compartments import Compartments, compartments, stain_means
 from histo.cells.decode import REACH_PX, decode
 from histo.cells.instances import Instances
+from histo.cells.maps import TileMaps
 from histo.cells.network import Maps, folded
 from histo.cells.outlines import outlines
 from histo.cells.precision import choose_precision
@@ -126,14 +127,17 @@ class CellDetector:
     def cells(self, maps: Maps, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
         """Turn the maps that `predict` made of these tiles into their cells. May run in another thread."""
         m = self._margin_px
-        with torch.inference_mode():
-            found = decode(
-                maps,
+        classes, centre, offsets = (each.cpu().float().contiguous().numpy() for each in maps)
+        amounts = stain[..., m:-m, m:-m].float().contiguous().cpu().numpy()
+        found = [
+            decode(
+                TileMaps(classes[i], centre[i, 0], offsets[i]),
                 mpp=self.mpp,
                 centre_threshold=self.centre_threshold,
                 area_um2=(self.config.min_area_um2, self.config.max_area_um2),
             )
-        amounts = stain[..., m:-m, m:-m].float().contiguous().cpu().numpy()
+            for i in range(len(tiles))
+        ]
         return [
             owned_cells(instances, stain_of, tile, margin_px=m, mpp=self.mpp, config=self.config)
             for instances, stain_of, tile in zip(found, amounts, tiles, strict=True)
