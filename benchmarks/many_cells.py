@@ -23,11 +23,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import shapely
-import torch
 
 from histo.cells.decode import decode
 from histo.cells.detect import owned_cells
-from histo.cells.network import Maps
+from histo.cells.maps import TileMaps
 from histo.cells.table import CD8, CELL_COLUMNS, OTHER, cell_frame
 from histo.config import CellsConfig
 from histo.results.cells_parquet import CellParquetWriter
@@ -42,7 +41,7 @@ CELLS_A_TILE = 1000
 LIMIT_DECODE_S, LIMIT_WRITE_S, LIMIT_GROWTH_MB = 2.0, 30.0, 100.0
 
 
-def crowded_maps() -> tuple[Maps, int]:
+def crowded_maps() -> tuple[TileMaps, int]:
     """Return the maps of a tile that is full of round cells, and how many there are."""
     rows, columns = np.mgrid[SPACING_PX // 2 : TILE_PX : SPACING_PX, SPACING_PX // 2 : TILE_PX : SPACING_PX]
     y, x = np.mgrid[:TILE_PX, :TILE_PX] + 0.5
@@ -54,10 +53,9 @@ def crowded_maps() -> tuple[Maps, int]:
     classes[1][inside & positive] = 3.0
     classes[2][inside & ~positive] = 3.0
     offsets = np.stack([centre_x - x, centre_y - y]).astype(np.float32) * MPP_UM
-    centre = np.full((1, TILE_PX // 2, TILE_PX // 2), -6.0, np.float32)
-    centre[0, rows.ravel() // 2, columns.ravel() // 2] = 4.0
-    maps = (torch.from_numpy(each)[None] for each in (classes, centre, offsets))
-    return Maps(*maps), rows.size
+    centre = np.full((TILE_PX // 2, TILE_PX // 2), -6.0, np.float32)
+    centre[rows.ravel() // 2, columns.ravel() // 2] = 4.0
+    return TileMaps(classes, centre, offsets), rows.size
 
 
 def decoding(n_cells: int) -> float:
@@ -73,7 +71,7 @@ def decoding(n_cells: int) -> float:
         begun = time.process_time()
         instances = decode(
             maps, mpp=MPP_UM, centre_threshold=0.5, area_um2=(config.min_area_um2, config.max_area_um2)
-        )[0]
+        )
         decode_s += time.process_time() - begun
         begun = time.process_time()
         cells = owned_cells(
@@ -151,7 +149,6 @@ def main() -> None:
     parser.add_argument("--decode", type=int, default=200_000)
     parser.add_argument("--write", type=int, default=1_000_000)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     decode_s = decoding(options.decode)
     write_s, growth_mb = writing(options.write)
     good = decode_s <= LIMIT_DECODE_S and write_s <= LIMIT_WRITE_S and growth_mb <= LIMIT_GROWTH_MB

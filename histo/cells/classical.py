@@ -142,17 +142,13 @@ class ClassicalDetector:
         rule, mpp = self.rule, self.mpp
         nuclei = find_nuclei(stain, rule, mpp)
         labels: NDArray[np.int32] = expand_labels(nuclei, rule.expansion_um / mpp)  # type: ignore[no-untyped-call]
-        rows, columns = np.nonzero(labels)
-        owner = labels[rows, columns]
         limits_px = (self.config.min_area_um2 / mpp**2, self.config.max_area_um2 / mpp**2)
-        cells = number_by_centroid(rows, columns, owner, limits_px)
+        cells = number_by_centroid(labels, limits_px)
         if len(cells.kept) == 0:
             return no_instances(labels > 0)
-        out = np.zeros_like(labels)
-        out[rows, columns] = cells.number[owner]
         positive = _means(stain[STAINS.index("cd8")], nuclei)[cells.kept] > rule.positive_above
         return Instances(
-            out,
+            cells.number[labels],
             labels > 0,
             cells.area_px,
             cells.row_sum,

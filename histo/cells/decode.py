@@ -5,17 +5,15 @@ cell's centre should be, and joins the nearest peak to its vote; so cells that t
 where the votes part. Everything is local: nothing further than `REACH_PX` from a cell's centroid changes the
 cell, and ties are resolved by position on the slide's grid, so that a cell comes out the same from every tile
 that holds it whole.
-
-No Python loop over pixels or cells.
 """
 
 from __future__ import annotations
 
+from math import floor
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from histo.cells.instances import (
     Instances,
@@ -25,6 +23,7 @@ from histo.cells.instances import (
     number_by_centroid,
 )
 from histo.cells.maps import TileMaps
+from histo.compiled import compiled
 
 # A peak is the largest value within this many pixels of the centre map (twice the pixel size) to each side.
 _PEAK_RADIUS: Final = 2
@@ -39,102 +38,106 @@ REACH_PX: Final = 2 * _MAX_RADIUS_PX
 def decode(
     maps: TileMaps, *, mpp: float, centre_threshold: float, area_um2: tuple[float, float]
 ) -> Instances:
-    """Turn the maps of a tile into instances."""
-    logit = float(np.log(centre_threshold / (1 - centre_threshold)))
-    centre = maps.centre
-    peaks = (centre == _largest_around(centre)) & (centre > logit)
-    foreground = np.maximum(maps.classes[1], maps.classes[2]) > maps.classes[0]
-    limits = (area_um2[0] / mpp**2, area_um2[1] / mpp**2)
-    return _decode_one(peaks, foreground, maps.classes, maps.offsets, mpp=mpp, limits_px=limits)
+    """Turn the maps of a tile into instances. Threads may decode several tiles at once.
+
+    Parameters
+    ----------
+    maps : of the tile.
+    mpp : pixel size of the maps in um.
+    centre_threshold : probability, 0-1, that a centre must reach.
+    area_um2 : smallest and largest area of a cell.
+
+    Returns
+    -------
+    Instances, which may touch the tile's edge: the caller keeps those it owns.
+    """
+    logit = np.float32(np.log(centre_threshold / (1 - centre_threshold)))
+    peaks = _peaks(maps.centre, logit)
+    nearest = _nearest_peak(peaks, maps.centre.shape)
+    voted = _join_peaks(maps.classes, maps.offsets, np.float32(mpp), peaks, nearest)
+    labels = fill_holes(largest_parts(voted))
+    return _measure(labels, voted > 0, maps.classes, (area_um2[0] / mpp**2, area_um2[1] / mpp**2))
 
 
-def _largest_around(centre: NDArray[np.float32]) -> NDArray[np.float32]:
-    from scipy.ndimage import maximum_filter
+@compiled
+def _peaks(centre: NDArray[np.float32], logit: np.float32) -> NDArray[np.int32]:
+    """Return (n, 2) rows and columns of the peaks above a threshold, in reading order.
 
-    return maximum_filter(centre, 2 * _PEAK_RADIUS + 1, mode="constant", cval=-np.inf)
+    Of (necessarily equal) peaks within reach of each other only the first is kept.
+    """
+    r = _PEAK_RADIUS
+    height, width = centre.shape
+    highest = np.zeros((height, width), np.bool_)
+    # Those kept are more than r apart.
+    kept = np.empty(((height // (r + 1) + 1) * (width // (r + 1) + 1), 2), np.int32)
+    n = 0
+    for row in range(height):
+        for column in range(width):
+            value = centre[row, column]
+            if not value > logit:
+                continue
+            is_highest, is_first = True, True
+            for y in range(max(row - r, 0), min(row + r + 1, height)):
+                for x in range(max(column - r, 0), min(column + r + 1, width)):
+                    is_highest &= centre[y, x] <= value
+                    # What lies further on in reading order is not marked yet.
+                    is_first &= not highest[y, x]
+                if not is_highest:
+                    break
+            if is_highest:
+                highest[row, column] = True
+                if is_first:
+                    kept[n, 0], kept[n, 1] = row, column
+                    n += 1
+    return kept[:n].copy()
 
 
-def _decode_one(
-    peaks: NDArray[np.bool_],
-    foreground: NDArray[np.bool_],
+@compiled
+def _nearest_peak(peaks: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Return 1 + the index of the nearest peak within the vote radius of each centre-map pixel, or 0.
+
+    Of peaks equally near, the first.
+    """
+    r = _VOTE_RADIUS
+    nearest = np.zeros(shape, np.int32)
+    distance2 = np.full(shape, r * r + 1, np.uint8)
+    for i in range(len(peaks)):
+        row, column = peaks[i]
+        for y in range(max(row - r, 0), min(row + r + 1, shape[0])):
+            for x in range(max(column - r, 0), min(column + r + 1, shape[1])):
+                d2 = (y - row) ** 2 + (x - column) ** 2
+                if d2 < distance2[y, x]:
+                    distance2[y, x] = d2
+                    nearest[y, x] = i + 1
+    return nearest
+
+
+@compiled
+def _join_peaks(
     classes: NDArray[np.float32],
     offsets: NDArray[np.float32],
-    *,
-    mpp: float,
-    limits_px: tuple[float, float],
-) -> Instances:
-    shape = foreground.shape
-    peak_rows, peak_columns = _resolve_plateaus(peaks)
-    inside = np.flatnonzero(foreground)
-    if len(peak_rows) == 0 or len(inside) == 0:
-        return no_instances(np.zeros(shape, bool))
-    voted = np.zeros(shape, np.int32)
-    rows, columns = np.divmod(inside, shape[1])
-    votes = _at(offsets, rows, columns) / np.float32(mpp)
-    voted.ravel()[inside] = _join_peaks(rows, columns, votes, shape, peak_rows, peak_columns)
-    return _measure(fill_holes(largest_parts(voted)), voted > 0, classes, limits_px)
-
-
-def _at(
-    values: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    return values[:, rows, columns]
-
-
-def _resolve_plateaus(peaks: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Keep the first, in reading order, of (necessarily equal) peaks within reach of each other."""
-    rows, columns = np.nonzero(peaks)
-    if len(rows) < 2:
-        return rows, columns
-    pairs = cKDTree(np.column_stack([rows, columns])).query_pairs(
-        _PEAK_RADIUS + 0.5, p=np.inf, output_type="ndarray"
-    )
-    # nonzero reads row by row, so the larger index is the later peak.
-    keep = np.ones(len(rows), bool)
-    keep[pairs.max(axis=1)] = False
-    return rows[keep], columns[keep]
-
-
-def _join_peaks(
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    votes: NDArray[np.float32],
-    shape: tuple[int, int],
-    peak_rows: NDArray[np.intp],
-    peak_columns: NDArray[np.intp],
+    mpp: np.float32,
+    peaks: NDArray[np.int32],
+    nearest: NDArray[np.int32],
 ) -> NDArray[np.int32]:
-    """Return, for each foreground pixel, 1 + the index of its peak, or 0. Votes are (x, y) in pixels."""
-    nearest = _nearest_peak(peak_rows, peak_columns, (shape[0] // 2, shape[1] // 2))
-    # From the pixel's centre by its offset, then to the centre map's pixel there.
-    vote_columns = np.floor((columns + 0.5 + votes[0]) / 2).astype(np.intp)
-    vote_rows = np.floor((rows + 0.5 + votes[1]) / 2).astype(np.intp)
-    np.clip(vote_rows, 0, nearest.shape[0] - 1, out=vote_rows)
-    np.clip(vote_columns, 0, nearest.shape[1] - 1, out=vote_columns)
-    owner: NDArray[np.int32] = nearest[vote_rows, vote_columns]
-    # A peak's centre in pixels is 2 i + 1; a pixel's i + 0.5.
-    index = np.maximum(owner - 1, 0)
-    far = (rows - 2 * peak_rows[index] - 0.5) ** 2 + (columns - 2 * peak_columns[index] - 0.5) ** 2
-    owner[far > (_MAX_RADIUS_PX - 1) ** 2] = 0
-    return owner
-
-
-def _nearest_peak(
-    rows: NDArray[np.intp], columns: NDArray[np.intp], shape: tuple[int, int]
-) -> NDArray[np.int32]:
-    """Return 1 + the index of the nearest peak within the vote radius of each centre-map pixel, or 0."""
-    r = _VOTE_RADIUS
-    dy, dx = np.mgrid[-r : r + 1, -r : r + 1].reshape(2, -1)
-    near = dy**2 + dx**2 <= r**2
-    dy, dx = dy[near], dx[near]
-    # Written from far to near, so that the nearest peak is written last.
-    order = np.lexsort((dx, dy, -(dy**2 + dx**2)))
-    dy, dx = dy[order, None], dx[order, None]
-    # A margin takes what falls outside.
-    canvas = np.zeros((shape[0] + 2 * r, shape[1] + 2 * r), np.int32)
-    index = np.broadcast_to(np.arange(1, len(rows) + 1, dtype=np.int32), (len(dy), len(rows)))
-    canvas[rows + dy + r, columns + dx + r] = index
-    inner: NDArray[np.int32] = canvas[r:-r, r:-r]
-    return inner
+    """Return, for each pixel, 1 + the index of the peak that it joins; 0 for none, and for the background."""
+    _, height, width = classes.shape
+    joined = np.zeros((height, width), np.int32)
+    for row in range(height):
+        for column in range(width):
+            if not max(classes[1, row, column], classes[2, row, column]) > classes[0, row, column]:
+                continue
+            # From the pixel's centre by its offset, then to the centre map's pixel there.
+            x = floor((column + 0.5 + offsets[0, row, column] / mpp) / 2)
+            y = floor((row + 0.5 + offsets[1, row, column] / mpp) / 2)
+            owner = nearest[min(max(y, 0), nearest.shape[0] - 1), min(max(x, 0), nearest.shape[1] - 1)]
+            if owner == 0:
+                continue
+            # A peak's centre in pixels is 2 i + 1; a pixel's i + 0.5.
+            dy, dx = row - 2 * peaks[owner - 1, 0] - 0.5, column - 2 * peaks[owner - 1, 1] - 0.5
+            if dy * dy + dx * dx <= (_MAX_RADIUS_PX - 1) ** 2:
+                joined[row, column] = owner
+    return joined
 
 
 def _measure(
@@ -143,20 +146,54 @@ def _measure(
     classes: NDArray[np.float32],
     limits_px: tuple[float, float],
 ) -> Instances:
-    """Drop instances outside the area limits, number the rest and say what they are."""
-    inside = np.flatnonzero(labels > 0)
-    owner = labels.ravel()[inside]
-    rows, columns = np.divmod(inside, labels.shape[1])
-    cells = number_by_centroid(rows, columns, owner, limits_px)
+    """Drop instances outside the area limits, number the rest (in place) and say what they are."""
+    cells = number_by_centroid(labels, limits_px)
     if len(cells.kept) == 0:
         return no_instances(occupied)
-    out = np.zeros_like(labels)
-    out.ravel()[inside] = cells.number[owner]
-
-    logits = _at(classes, rows, columns)
-    exponent = np.exp(logits - logits.max(axis=0))
-    share = exponent[1:] / exponent.sum(axis=0)
-    total = np.stack([np.bincount(owner, channel)[cells.kept] for channel in share], axis=1)
+    below = np.empty((int(cells.area_px.sum()), 3), np.float32)
+    _renumber(labels, cells.number, classes, below)
+    # numpy's exponential is the fastest, and its last digits are those of all results so far.
+    total = _class_sums(labels, np.exp(below), len(cells.kept))
     cell_class = total.argmax(axis=1)
     probability = total[np.arange(len(total)), cell_class] / cells.area_px
-    return Instances(out, occupied, cells.area_px, cells.row_sum, cells.column_sum, cell_class, probability)
+    return Instances(
+        labels, occupied, cells.area_px, cells.row_sum, cells.column_sum, cell_class, probability
+    )
+
+
+@compiled
+def _renumber(
+    labels: NDArray[np.int32],
+    number: NDArray[np.int32],
+    classes: NDArray[np.float32],
+    below: NDArray[np.float32],
+) -> None:
+    """Number instances anew; write by how much each logit of each of their pixels is below the largest."""
+    height, width = labels.shape
+    i = 0
+    for row in range(height):
+        for column in range(width):
+            if labels[row, column] == 0:
+                continue
+            labels[row, column] = number[labels[row, column]]
+            if labels[row, column] > 0:
+                a, b, c = classes[0, row, column], classes[1, row, column], classes[2, row, column]
+                largest = max(a, b, c)
+                below[i, 0], below[i, 1], below[i, 2] = a - largest, b - largest, c - largest
+                i += 1
+
+
+@compiled
+def _class_sums(labels: NDArray[np.int32], exponents: NDArray[np.float32], n: int) -> NDArray[np.float64]:
+    """Return (n, 2) sums over each instance of the probabilities of the classes of cells."""
+    height, width = labels.shape
+    total = np.zeros((n, 2))
+    i = 0
+    for row in range(height):
+        for column in range(width):
+            if labels[row, column] > 0:
+                whole = exponents[i, 0] + exponents[i, 1] + exponents[i, 2]
+                total[labels[row, column] - 1, 0] += exponents[i, 1] / whole
+                total[labels[row, column] - 1, 1] += exponents[i, 2] / whole
+                i += 1
+    return total

@@ -143,16 +143,9 @@ class CellDetector:
         check_tile(stain, tile, halo_px=self.halo_px, multiple=self.multiple)
         network = self._network
         try:
-            maps = network(stain)
+            return network(stain)
         except DeviceLostError as error:
-            maps = self._on_cpu(network, error)(stain)
-        m = self.margin_px
-        inner = slice(m, -m)
-        return TileMaps(
-            maps.classes[:, inner, inner],
-            maps.centre[m // 2 : -m // 2, m // 2 : -m // 2],
-            maps.offsets[:, inner, inner],
-        )
+            return self._on_cpu(network, error)(stain)
 
     def _on_cpu(self, lost: object, error: DeviceLostError) -> Callable[[NDArray[np.float32]], TileMaps]:
         """Go on on the CPU; the first thread that finds the device lost moves all of them."""

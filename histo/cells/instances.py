@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.measure import label as connected_components
+
+from histo.compiled import compiled
 
 # Holes up to this size are filled (pixels); larger ones are not inside one cell's nucleus.
 MAX_HOLE_PX: Final = 160
+
+# Steps to the neighbours of a pixel, (row, column).
+_SIDES: Final = ((-1, 0), (0, -1), (0, 1), (1, 0))
+_AROUND: Final = (*_SIDES, (-1, -1), (-1, 1), (1, -1), (1, 1))
+# Marks a pixel of the gap that is being looked at.
+_IN_LIST: Final = -1
 
 
 class Instances(NamedTuple):
@@ -47,29 +53,35 @@ class Numbered(NamedTuple):
     column_sum: NDArray[np.int64]
 
 
-def number_by_centroid(
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    owner: NDArray[np.int32],
-    limits_px: tuple[float, float],
-) -> Numbered:
+def number_by_centroid(labels: NDArray[np.int32], limits_px: tuple[float, float]) -> Numbered:
     """Drop instances outside the area limits and number the rest by their centroids (row, then column).
 
     Parameters
     ----------
-    rows, columns, owner : of every pixel of an instance, the owner from 1.
+    labels : (H, W), 0 for none, else from 1; not every number need be in use.
     limits_px : smallest and largest area.
     """
-    area = np.bincount(owner)
-    # Sums below 2**53 are exact in the float64 of bincount.
-    row_sum = np.bincount(owner, rows).astype(np.int64)
-    column_sum = np.bincount(owner, columns).astype(np.int64)
+    area, row_sum, column_sum = _sums(labels, int(labels.max(initial=0)))
     kept = np.flatnonzero((area >= max(limits_px[0], 1)) & (area <= limits_px[1]))
-    kept = kept[kept > 0]
     kept = kept[np.lexsort((column_sum[kept] / area[kept], row_sum[kept] / area[kept]))]
     number = np.zeros(len(area), np.int32)
     number[kept] = np.arange(1, len(kept) + 1)
     return Numbered(kept, number, area[kept], row_sum[kept], column_sum[kept])
+
+
+@compiled
+def _sums(labels: NDArray[np.int32], n: int) -> NDArray[np.int64]:
+    """Return (3, n + 1) number, sum of rows and sum of columns of the pixels of each instance from 1."""
+    out = np.zeros((3, n + 1), np.int64)
+    height, width = labels.shape
+    for row in range(height):
+        for column in range(width):
+            owner = labels[row, column]
+            if owner > 0:
+                out[0, owner] += 1
+                out[1, owner] += row
+                out[2, owner] += column
+    return out
 
 
 def no_instances(occupied: NDArray[np.bool_]) -> Instances:
@@ -80,49 +92,97 @@ def no_instances(occupied: NDArray[np.bool_]) -> Instances:
 
 def largest_parts(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     """Keep each instance's largest part (connected by sides), of equal ones the first in reading order."""
-    parts: NDArray[Any] = connected_components(  # type: ignore[no-untyped-call]
-        labels, connectivity=1, background=0
-    )
-    inside = np.flatnonzero(parts > 0)
-    part = parts.ravel()[inside]
-    size = np.bincount(part)
-    owner = np.zeros(len(size), np.int32)
-    owner[part] = labels.ravel()[inside]
-    # Parts are numbered in reading order; sorted so that the first of each owner is the one to keep.
-    order = np.lexsort((np.arange(len(size)), -size, owner))
-    order = order[owner[order] > 0]
-    _, first = np.unique(owner[order], return_index=True)
-    keep = np.zeros(len(size), bool)
-    keep[order[first]] = True
-    out = np.zeros_like(labels)
-    out.ravel()[inside] = np.where(keep[part], labels.ravel()[inside], 0)
+    out = labels.copy()
+    _keep_largest(out, int(labels.max(initial=0)))
     return out
 
 
-def fill_holes(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Give each hole of up to `MAX_HOLE_PX` that lies within one instance to it."""
-    gaps, n = ndimage.label(labels == 0, np.ones((3, 3)))
-    if n < 2:
-        return labels
-    size = np.bincount(gaps.ravel(), minlength=n + 1)
-    small = (size <= MAX_HOLE_PX) & (np.arange(n + 1) > 0)
-    pixels = np.flatnonzero(small[gaps.ravel()])
-    if len(pixels) == 0:
-        return labels
+@compiled
+def _keep_largest(labels: NDArray[np.int32], n: int) -> None:
     height, width = labels.shape
-    rows, columns = np.divmod(pixels, width)
-    gap = gaps.ravel()[pixels]
-    lowest = np.full(n + 1, np.iinfo(np.int32).max, np.int32)
-    highest = np.zeros(n + 1, np.int32)
-    for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-        y, x = rows + dy, columns + dx
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        neighbour = labels[np.where(inside, y, 0), np.where(inside, x, 0)]
-        # Open to the tile's edge: not enclosed.
-        highest[gap[~inside]] = np.iinfo(np.int32).max
-        touching = inside & (neighbour > 0)
-        np.minimum.at(lowest, gap[touching], neighbour[touching])
-        np.maximum.at(highest, gap[touching], neighbour[touching])
-    filled = labels.copy()
-    filled.ravel()[pixels] = np.where(lowest[gap] == highest[gap], lowest[gap], 0)
-    return filled
+    # The pixels of one part after the other, and of each instance where its largest so far begins and ends.
+    rows = np.empty(labels.size, np.int32)
+    columns = np.empty(labels.size, np.int32)
+    begin = np.zeros(n + 1, np.int64)
+    end = np.zeros(n + 1, np.int64)
+    found = 0
+    for first_row in range(height):
+        for first_column in range(width):
+            owner = labels[first_row, first_column]
+            if owner <= 0:
+                continue
+            # Flood the part; what is in the list is marked by a negative number.
+            first = found
+            rows[found], columns[found] = first_row, first_column
+            labels[first_row, first_column] = -owner
+            found += 1
+            i = first
+            while i < found:
+                for dy, dx in _SIDES:
+                    row, column = rows[i] + dy, columns[i] + dx
+                    if 0 <= row < height and 0 <= column < width and labels[row, column] == owner:
+                        rows[found], columns[found] = row, column
+                        labels[row, column] = -owner
+                        found += 1
+                i += 1
+            if found - first > end[owner] - begin[owner]:
+                begin[owner], end[owner] = first, found
+    for i in range(found):
+        labels[rows[i], columns[i]] = 0
+    for owner in range(1, n + 1):
+        for i in range(begin[owner], end[owner]):
+            labels[rows[i], columns[i]] = owner
+
+
+def fill_holes(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give each hole of up to `MAX_HOLE_PX` that lies within one instance to it.
+
+    A hole is what is connected by sides or corners; one that is open to the tile's edge is none.
+    """
+    out = labels.copy()
+    _fill(out)
+    return out
+
+
+@compiled
+def _fill(labels: NDArray[np.int32]) -> None:
+    height, width = labels.shape
+    rows = np.empty(MAX_HOLE_PX, np.int64)
+    columns = np.empty(MAX_HOLE_PX, np.int64)
+    for first_row in range(1, height - 1):
+        for first_column in range(1, width - 1):
+            # A gap is looked at from its first pixel; one whose earlier pixels are still there is no hole.
+            if (
+                labels[first_row, first_column] != 0
+                or labels[first_row, first_column - 1] == 0
+                or labels[first_row - 1, first_column - 1] == 0
+                or labels[first_row - 1, first_column] == 0
+                or labels[first_row - 1, first_column + 1] == 0
+            ):
+                continue
+            # Flood the gap until it proves to be no hole; what is in the list is marked.
+            owner = labels[first_row, first_column - 1]
+            rows[0], columns[0] = first_row, first_column
+            labels[first_row, first_column] = _IN_LIST
+            found = 1
+            is_hole = True
+            i = 0
+            while is_hole and i < found:
+                for dy, dx in _AROUND:
+                    row, column = rows[i] + dy, columns[i] + dx
+                    value = labels[row, column]
+                    if value == 0:
+                        earlier = row < first_row or (row == first_row and column < first_column)
+                        at_edge = row == 0 or row == height - 1 or column == 0 or column == width - 1
+                        if earlier or at_edge or found == MAX_HOLE_PX:
+                            is_hole = False
+                            break
+                        rows[found], columns[found] = row, column
+                        labels[row, column] = _IN_LIST
+                        found += 1
+                    elif value != owner and value != _IN_LIST and dy * dx == 0:
+                        is_hole = False
+                        break
+                i += 1
+            for i in range(found):
+                labels[rows[i], columns[i]] = owner if is_hole else 0

@@ -1,4 +1,4 @@
-"""What the network says about the pixels of a tile, whatever ran it."""
+"""What the network says about one tile, as arrays: where the CPU's work on cells begins."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 
 class TileMaps(NamedTuple):
-    """The maps of one tile, before any decision; all float32.
+    """The network's maps of one tile, before any decision.
 
-    classes : (3, H, W) logits of background, CD8+ cell, other nucleus.
-    centre : (H/2, W/2) logit of a cell's centre lying here, on the grid of twice the pixel size.
-    offsets : (2, H, W) um from the pixel's centre to its cell's centre, (x, y).
+    classes : (3, H, W) float32 logits of background, CD8+ cell, other nucleus.
+    centre : (H/2, W/2) float32 logit of a cell's centre lying here, on the grid of twice the pixel size.
+    offsets : (2, H, W) float32, um from the pixel's centre to its cell's centre, (x, y).
     """
 
     classes: NDArray[np.float32]

@@ -15,7 +15,7 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from histo.cells.layers import BATCH_NORM_EPS, N_CLASSES, N_DEEP
+from histo.cells.layers import BATCH_NORM_EPS, N_CLASSES, N_DEEP, RECEPTIVE_RADIUS_PX
 from histo.cells.maps import TileMaps
 from histo.cells.precision import Precision
 from histo.cells.weights import Weights
@@ -50,13 +50,23 @@ class OpenVinoNetwork:
         self._available = threading.Semaphore(threads)
 
     def __call__(self, stain: NDArray[np.float32]) -> TileMaps:
-        """Compute the maps (H, W) of stain amounts (3, H, W); H and W are multiples of
-        `layers.MULTIPLE`."""
+        """Compute the maps of stain amounts (3, H, W), less the margin that does not see all it looks at.
+
+        H and W are multiples of `layers.MULTIPLE`; the margin is `layers.RECEPTIVE_RADIUS_PX`.
+        """
+        m = RECEPTIVE_RADIUS_PX
         with self._available:
             request = self._free.pop()
             try:
-                found = request.infer([np.ascontiguousarray(stain[None])], share_inputs=True)
-                return TileMaps(*(found[place][0] for place in range(3)))._replace(centre=found[1][0, 0])
+                found = request.infer(
+                    [np.ascontiguousarray(stain[None])], share_inputs=True, share_outputs=True
+                )
+                # Copies: what the request holds is written over by the next tile.
+                return TileMaps(
+                    found[0][0, :, m:-m, m:-m].copy(),
+                    found[1][0, 0, m // 2 : -m // 2, m // 2 : -m // 2].copy(),
+                    found[2][0, :, m:-m, m:-m].copy(),
+                )
             finally:
                 self._free.append(request)
 

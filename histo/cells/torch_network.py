@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histo.cells.layers import RECEPTIVE_RADIUS_PX
 from histo.cells.maps import TileMaps
 from histo.cells.network import Maps, folded
 from histo.cells.precision import Precision
@@ -52,7 +53,7 @@ class TorchNetwork:
         self._changed = threading.Condition()
 
     def __call__(self, stain: NDArray[np.float32]) -> TileMaps:
-        """Compute the maps (H, W) of stain amounts (3, H, W); H and W are multiples of `layers.MULTIPLE`.
+        """Compute the maps of stain amounts (3, H, W); see `OpenVinoNetwork`.
 
         Raises
         ------
@@ -100,16 +101,17 @@ class TorchNetwork:
     def _maps(self, stain: NDArray[np.float32]) -> TileMaps:
         with torch.inference_mode():
             if self._device.type != "cuda":
-                return _on_host(self._network(torch.from_numpy(stain)[None].to(self._device, self._dtype)))
+                plain = torch.from_numpy(stain)[None].to(self._device, self._dtype)
+                return _on_host(_seen(self._network(plain)))
             with torch.cuda.stream(self._stream()):
                 there = self._pinned("stain", stain.shape, torch.float32)
                 there.copy_(torch.from_numpy(stain))
                 batch = there[None].to(self._device, non_blocking=True)
-                maps = self._network(batch.to(self._dtype, memory_format=torch.channels_last))
-                back = []
-                for name, values in maps._asdict().items():
-                    held = self._pinned(name, values.shape, self._dtype)
-                    back.append(held.copy_(values, non_blocking=True))
+                maps = _seen(self._network(batch.to(self._dtype, memory_format=torch.channels_last)))
+                back = [
+                    self._pinned(name, values.shape, self._dtype).copy_(values, non_blocking=True)
+                    for name, values in maps._asdict().items()
+                ]
                 self._stream().synchronize()
                 return _on_host(Maps(*back))
 
@@ -128,7 +130,19 @@ class TorchNetwork:
         return held
 
 
+def _seen(maps: Maps) -> Maps:
+    """Cut off the margin that does not see all it looks at."""
+    m = RECEPTIVE_RADIUS_PX
+    return Maps(
+        maps.classes[..., m:-m, m:-m],
+        maps.centre[..., m // 2 : -m // 2, m // 2 : -m // 2],
+        maps.offsets[..., m:-m, m:-m],
+    )
+
+
 def _on_host(maps: Maps) -> TileMaps:
     # A copy: the buffers are used again.
-    classes, centre, offsets = (each[0].to("cpu", torch.float32, copy=True).numpy() for each in maps)
+    classes, centre, offsets = (
+        each[0].to("cpu", torch.float32, copy=True).contiguous().numpy() for each in maps
+    )
     return TileMaps(classes, centre[0], offsets)

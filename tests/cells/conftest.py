@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from histo.cells.network import CellNet, Maps
+from histo.cells.maps import TileMaps
+from histo.cells.network import CellNet
 from histo.cells.weights import Weights
 
 
@@ -29,7 +30,7 @@ def _discs(size: int, n: int, seed: int = 0, radius: tuple[float, float] = (6, 1
     return labels
 
 
-def _maps(labels: NDArray[np.int32], is_cd8: NDArray[np.bool_], mpp: float = 0.5) -> Maps:
+def _maps(labels: NDArray[np.int32], is_cd8: NDArray[np.bool_], mpp: float = 0.5) -> TileMaps:
     """Logits of +-6 for the true class, a Gaussian peak at the true centre, and the true offsets."""
     n = len(is_cd8)
     rows, columns = np.indices(labels.shape)
@@ -44,11 +45,7 @@ def _maps(labels: NDArray[np.int32], is_cd8: NDArray[np.bool_], mpp: float = 0.5
     height, width = labels.shape
     centre = nearness.reshape(height // 2, 2, width // 2, 2).max(axis=(1, 3))
     centre_logit = np.log(np.clip(centre, 1e-4, 1 - 1e-4) / (1 - np.clip(centre, 1e-4, 1 - 1e-4)))
-    return Maps(
-        torch.tensor(classes, dtype=torch.float32)[None],
-        torch.tensor(centre_logit, dtype=torch.float32)[None, None],
-        torch.tensor(offsets, dtype=torch.float32)[None],
-    )
+    return TileMaps(*(each.astype(np.float32) for each in (classes, centre_logit, offsets)))
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +54,7 @@ def draw_discs() -> Callable[..., NDArray[np.int32]]:
 
 
 @pytest.fixture(scope="session")
-def true_maps() -> Callable[..., Maps]:
+def true_maps() -> Callable[..., TileMaps]:
     return _maps
 
 

@@ -4,19 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from histo.cells.decode import decode
 from histo.cells.instances import Instances
-from histo.cells.network import Maps
+from histo.cells.maps import TileMaps
 
 Discs = Callable[..., NDArray[np.int32]]
-TrueMaps = Callable[..., Maps]
+TrueMaps = Callable[..., TileMaps]
 
 
-def _decode(maps: Maps, threshold: float = 0.5, area_um2: tuple[float, float] = (10, 400)) -> Instances:
-    return decode(maps, mpp=0.5, centre_threshold=threshold, area_um2=area_um2)[0]
+def _decode(maps: TileMaps, threshold: float = 0.5, area_um2: tuple[float, float] = (10, 400)) -> Instances:
+    return decode(maps, mpp=0.5, centre_threshold=threshold, area_um2=area_um2)
 
 
 def _strip(width: int, centres: list[int], radius: int = 8) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -63,30 +62,30 @@ def test_touching_cells_come_apart(true_maps: TrueMaps) -> None:
 def test_a_plateau_of_equal_peaks_is_one_cell() -> None:
     rows, columns = np.mgrid[:64, :64]
     inside = (rows - 32) ** 2 + (columns - 32) ** 2 < 81
-    classes = torch.full((1, 3, 64, 64), -6.0)
-    classes[0, 0] = 6.0
-    classes[0, 1][torch.from_numpy(inside)] = 9.0
-    centre = torch.full((1, 1, 32, 32), -6.0)
-    centre[0, 0, 15:17, 15:18] = 3.0
-    offsets = torch.tensor(np.stack([31.5 - columns, 31.5 - rows]) * 0.5, dtype=torch.float32)[None]
-    found = _decode(Maps(classes, centre, offsets))
+    classes = np.full((3, 64, 64), -6.0, np.float32)
+    classes[0] = 6.0
+    classes[1][inside] = 9.0
+    centre = np.full((32, 32), -6.0, np.float32)
+    centre[15:17, 15:18] = 3.0
+    offsets = (np.stack([31.5 - columns, 31.5 - rows]) * 0.5).astype(np.float32)
+    found = _decode(TileMaps(classes, centre, offsets))
     assert found.area_px.tolist() == [inside.sum()]
 
 
 def test_two_peaks_in_one_cell_are_settled_by_the_votes(true_maps: TrueMaps) -> None:
     labels, is_cd8 = _strip(64, [32], radius=10)
     maps = true_maps(labels, is_cd8)
-    maps.centre[0, 0, 13, 19] = 4.0
+    maps.centre[13, 19] = 4.0
     assert len(_decode(maps).area_px) == 1
 
 
 def test_holes_are_filled_and_crumbs_dropped(true_maps: TrueMaps) -> None:
     labels, is_cd8 = _strip(64, [32], radius=10)
     maps = true_maps(labels, is_cd8)
-    maps.classes[0, 0, 26:29, 30:34] = 20.0
+    maps.classes[0, 26:29, 30:34] = 20.0
     # A crumb whose vote points to the cell, but apart from it.
-    maps.classes[0, 1, 10, 32] = 20.0
-    maps.offsets[0, 1, 10, 32] = 11.0
+    maps.classes[1, 10, 32] = 20.0
+    maps.offsets[1, 10, 32] = 11.0
     found = _decode(maps)
     np.testing.assert_array_equal(found.labels, labels)
 
@@ -102,18 +101,19 @@ def test_cells_outside_the_area_limits_are_dropped(true_maps: TrueMaps, limits: 
 
 
 def test_nothing_gives_nothing() -> None:
-    empty = Maps(torch.zeros(2, 3, 64, 64), torch.full((2, 1, 32, 32), -9.0), torch.zeros(2, 2, 64, 64))
-    empty.classes[:, 0] = 5
-    for found in decode(empty, mpp=0.5, centre_threshold=0.3, area_um2=(10, 400)):
-        assert len(found.area_px) == 0
-        assert found.probability.shape == found.cell_class.shape == (0,)
-        assert not found.labels.any()
+    zeros = np.zeros((3, 64, 64), np.float32)
+    empty = TileMaps(zeros.copy(), np.full((32, 32), -9.0, np.float32), zeros[:2])
+    empty.classes[0] = 5
+    found = _decode(empty, 0.3)
+    assert len(found.area_px) == 0
+    assert found.probability.shape == found.cell_class.shape == (0,)
+    assert not found.labels.any()
 
 
 def test_a_lower_threshold_finds_no_fewer_cells(draw_discs: Discs, true_maps: TrueMaps) -> None:
     labels = draw_discs(192, 100, seed=2)
     maps = true_maps(labels, np.ones(labels.max(), bool))
-    weak = Maps(maps.classes, maps.centre - torch.linspace(0, 8, 96)[:, None], maps.offsets)
+    weak = maps._replace(centre=maps.centre - np.linspace(0, 8, 96, dtype=np.float32)[:, None])
     counts = [len(_decode(weak, t).area_px) for t in (0.1, 0.3, 0.5, 0.7)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from histo.cells.decode import decode
 from histo.cells.detect import CellDetector
+from histo.cells.maps import TileMaps
 from histo.cells.network import Maps, folded
 from histo.cells.onnx import export_onnx, onnx_metadata
 from histo.cells.table import CD8
@@ -79,7 +80,12 @@ def test_it_computes_what_torch_computes(shipped: Path, shape: tuple[int, int, i
 
 def test_it_finds_the_same_cells(shipped: Path, stain: Tensor) -> None:
     ours, theirs = (
-        decode(maps, mpp=0.5, centre_threshold=0.4, area_um2=(10, 400))[0]
+        decode(
+            TileMaps(maps.classes[0].numpy(), maps.centre[0, 0].numpy(), maps.offsets[0].numpy()),
+            mpp=0.5,
+            centre_threshold=0.4,
+            area_um2=(10, 400),
+        )
         for maps in (_torch(stain), _run(shipped, stain))
     )
     assert len(ours.area_px) > 50
