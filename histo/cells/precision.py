@@ -26,4 +26,4 @@ def has_bfloat16(device: str) -> bool:
         return "BF16" in capabilities
     import torch
 
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))

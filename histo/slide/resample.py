@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histo.compiled import compiled
 from histo.slide.geometry import Box
 
 _EPS = 1e-9
@@ -53,43 +54,56 @@ def area_average(
     (box.height, box.width, channels), the dtype of `pixels`; integers are rounded to the nearest.
     """
     scale_x, scale_y = snap_scale(scale[0]), snap_scale(scale[1])
-    if scale_x.is_integer() and scale_y.is_integer():
-        return _block_mean(pixels, (int(scale_x), int(scale_y)))
-    rows = _resample(pixels, 0, box.y, box.height, scale_y, origin[1])
-    out = _resample(rows, 1, box.x, box.width, scale_x, origin[0])
-    if np.issubdtype(pixels.dtype, np.integer):
-        # Weights in float32 sum to 1 within a few parts in 10^7: never past the type's range once rounded.
-        np.rint(out, out=out)
-    return out.astype(pixels.dtype)
-
-
-def _block_mean(pixels: NDArray[Any], factor: tuple[int, int]) -> NDArray[Any]:
-    if factor == (1, 1):
+    if (scale_x, scale_y) == (1.0, 1.0):
         return pixels
-    fx, fy = factor
-    n = fx * fy
+    # What is compiled takes the processor's own byte order, and no float16; channels lie beside each other.
+    dtype = np.dtype(np.float32) if pixels.dtype == np.float16 else pixels.dtype.newbyteorder("=")
+    flat = np.ascontiguousarray(pixels, dtype).reshape(len(pixels), -1)
+    channels = pixels.shape[2]
     integer = np.issubdtype(pixels.dtype, np.integer)
-    # The sum of n pixels and n / 2 must fit; the narrowest type that holds it is the fastest.
-    total_type = np.min_scalar_type(np.iinfo(pixels.dtype).max * (n + 1)) if integer else np.float32
-    rows: NDArray[Any] = pixels[0::fy].astype(total_type)
-    for k in range(1, fy):
-        rows += pixels[k::fy]
-    total = rows[:, 0::fx].copy()
-    for k in range(1, fx):
-        total += rows[:, k::fx]
+    if integer and scale_x.is_integer() and scale_y.is_integer():
+        # The sum of n pixels and n / 2 must fit; the narrowest type that holds it is the fastest.
+        n = int(scale_x) * int(scale_y)
+        line = np.empty(flat.shape[1], np.min_scalar_type(np.iinfo(dtype).max * (n + 1)))
+        out = np.empty((box.height, box.width * channels), dtype)
+        _block_mean(flat, int(scale_y), int(scale_x), channels, line, out)
+        return out.reshape(box.height, box.width, channels).astype(pixels.dtype, copy=False)
+    rows = _taps(box.y, box.height, scale_y, origin[1], pixels.shape[0])
+    columns = _taps(box.x, box.width, scale_x, origin[0], pixels.shape[1])
+    weighted = _weighted(flat, channels, *rows, *columns)
     if integer:
-        total += total.dtype.type(n // 2)
-        total //= total.dtype.type(n)
-    else:
-        total /= np.float32(n)
-    out: NDArray[Any] = total.astype(pixels.dtype)
-    return out
+        # Weights in float32 sum to 1 within a few parts in 10^7: never past the type's range once rounded.
+        np.rint(weighted, out=weighted)
+    return weighted.astype(pixels.dtype).reshape(box.height, box.width, channels)
 
 
-def _resample(
-    pixels: NDArray[Any], axis: int, start: int, count: int, scale: float, origin: int
-) -> NDArray[np.float32]:
-    """Resample axis 0 or 1 with one weighted sum per output row or column, in a fixed order."""
+@compiled
+def _block_mean(
+    pixels: NDArray[Any], fy: int, fx: int, channels: int, line: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Average blocks of whole numbers into `out`, rounded to the nearest, halves up; `line` holds sums."""
+    n = fy * fx
+    half = line.dtype.type(n // 2)
+    shift = 0
+    while 1 << shift < n:
+        shift += 1
+    for y in range(len(out)):
+        line[:] = pixels[y * fy]
+        for k in range(1, fy):
+            line += pixels[y * fy + k]
+        for x in range(out.shape[1] // channels):
+            for channel in range(channels):
+                total = line[x * fx * channels + channel] + half
+                for k in range(1, fx):
+                    total += line[(x * fx + k) * channels + channel]
+                # Shifts are many times faster than divisions.
+                out[y, x * channels + channel] = total >> shift if 1 << shift == n else total // n
+
+
+def _taps(
+    start: int, count: int, scale: float, origin: int, available: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return which source rows (or columns) make up each of the grid's, (count, taps), and their weights."""
     out_index = np.arange(start, start + count, dtype=np.float64)
     if scale >= 1:
         low, high = out_index * scale, (out_index + 1) * scale
@@ -104,18 +118,36 @@ def _resample(
         index = first[:, None] + np.arange(2)
         weight = 1.0 - np.abs(centre[:, None] - index)
     # A tap past the last source row has weight 0: its row may be any.
-    source = np.clip(index - origin, 0, pixels.shape[axis] - 1)
-    weight32 = weight.astype(np.float32)
-    shape = (count, 1, 1) if axis == 0 else (1, count, 1)
-    out: NDArray[np.float32] | None = None
-    for k in range(source.shape[1]):
-        part = np.take(pixels, source[:, k], axis=axis).astype(np.float32, copy=False)
-        part *= weight32[:, k].reshape(shape)
-        if out is None:
-            out = part
-        else:
-            out += part
-    assert out is not None
+    return np.clip(index - origin, 0, available - 1), weight.astype(np.float32)
+
+
+@compiled
+def _weighted(
+    pixels: NDArray[Any],
+    channels: int,
+    rows: NDArray[np.int64],
+    row_weights: NDArray[np.float32],
+    columns: NDArray[np.int64],
+    column_weights: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Sum over rows, then over columns, each in the order of the taps."""
+    (height, row_taps), (width, column_taps) = rows.shape, columns.shape
+    out = np.empty((height, width * channels), np.float32)
+    line = np.empty(pixels.shape[1], np.float32)
+    for y in range(height):
+        source, weight = pixels[rows[y, 0]], row_weights[y, 0]
+        for place in range(len(line)):
+            line[place] = np.float32(source[place]) * weight
+        for k in range(1, row_taps):
+            source, weight = pixels[rows[y, k]], row_weights[y, k]
+            for place in range(len(line)):
+                line[place] += np.float32(source[place]) * weight
+        for x in range(width):
+            for channel in range(channels):
+                total = line[columns[x, 0] * channels + channel] * column_weights[x, 0]
+                for k in range(1, column_taps):
+                    total += line[columns[x, k] * channels + channel] * column_weights[x, k]
+                out[y, x * channels + channel] = total
     return out
 
 
