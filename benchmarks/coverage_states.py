@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from coverage_densities import holds, rejects, summarise
+from coverage_counts import holds, rejects, summarise
 
 from histo.cohort.simulate import (
     ASSUMED_FRACTIONS,
@@ -227,7 +227,7 @@ def judged(case: Case, answers: list[dict[str, float]]) -> list[dict[str, object
     """Return a row per question; power and bias are told, not judged."""
     table = pd.DataFrame(answers)
     told = [name for name in ("power", "ln odds ratio less truth") if name in table]
-    # A case of `coverage.py` has the same attributes.
+    # A case of `coverage_counts.py` has the same attributes.
     rows = summarise(case, table.drop(columns=told).to_dict(orient="records"))  # type: ignore[arg-type]
     for name in told:
         values = table[name].dropna()

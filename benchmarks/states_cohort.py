@@ -33,7 +33,7 @@ from rich.console import Console
 from scipy.special import expit, logit
 
 sys.path.insert(0, str(Path(__file__).parent))
-from coverage_densities import holds, rejects
+from coverage_counts import holds, rejects
 from states import marker, part_of, settings
 
 from histo.cohort.command import analyse

@@ -42,7 +42,7 @@ def fit_count_model(
     the model's one dispersion has it: with the spreads of Kather's table the model's own 95 % intervals hold
     the truth in 88 %, and its Wald and likelihood-ratio tests reject 8 % with 60 and 60 patients. Against
     chi-square they would also where the model holds: about 7 % with 17 and 25 patients.
-    benchmarks/coverage_densities.py measures all of this.
+    benchmarks/coverage_counts.py measures all of this.
 
     Where patients have two sites, give `lesions`: without their effect the tests reject too seldom.
 

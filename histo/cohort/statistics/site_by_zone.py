@@ -27,7 +27,7 @@ Kind = Literal["Wald", "likelihood ratio", "robust Wald"]
 _LARGEST_DECREMENT = 1e-4
 # A coefficient that is known no better than by this factor is not known: some cell is all but empty.
 _LARGEST_ERROR = 5.0
-# Variances of fewer patients than this are guesses; benchmarks/coverage_densities.py looks from 10 a site up.
+# Variances of fewer patients than this are guesses; benchmarks/coverage_counts.py looks from 10 a site up.
 _FEWEST_PATIENTS = 5
 # Counts so dispersed: most cells are in very few rows.
 _SMALLEST_K = 0.02

@@ -46,7 +46,7 @@ def judged_in_small(tmp_path: Path, script: str, *settings: str) -> pd.DataFrame
 @pytest.mark.slow
 def test_coverage_and_false_positives_in_small(tmp_path: Path) -> None:
     settings = ["--replicates", "200", "--fits", "200", "--designs", "25 vs 17", "20 pairs"]
-    judged_in_small(tmp_path, "coverage", *settings)
+    judged_in_small(tmp_path, "coverage_counts", *settings)
 
 
 @pytest.mark.slow

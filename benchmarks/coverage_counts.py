@@ -1,6 +1,10 @@
 """Do the cohort's statistics keep their promises? Coverage and false positives on cohorts of known truth.
 
-    python benchmarks/coverage_densities.py --out DIR [--replicates 4000] [--fits 3000] [--jobs 2]
+<<<<<<<< HEAD:benchmarks/coverage_counts.py
+    python benchmarks/coverage_counts.py --out DIR [--replicates 4000] [--fits 3000] [--jobs 2]
+========
+    python benchmarks/coverage_counts.py --out DIR [--replicates 4000] [--fits 3000] [--jobs 2]
+>>>>>>>> h-N:benchmarks/coverage_counts.py
                                   [--only ranks model] [--designs "25 vs 17" ...]
 
 Cohorts come from `histo.cohort.simulate`. Intervals of 95 % should hold the truth in 93 to 97 % of cohorts,
