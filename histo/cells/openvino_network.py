@@ -54,7 +54,6 @@ class OpenVinoNetwork:
 
         H and W are multiples of `layers.MULTIPLE`; the margin is `layers.RECEPTIVE_RADIUS_PX`.
         """
-        m = RECEPTIVE_RADIUS_PX
         with self._available:
             request = self._free.pop()
             try:
@@ -62,11 +61,7 @@ class OpenVinoNetwork:
                     [np.ascontiguousarray(stain[None])], share_inputs=True, share_outputs=True
                 )
                 # Copies: what the request holds is written over by the next tile.
-                return TileMaps(
-                    found[0][0, :, m:-m, m:-m].copy(),
-                    found[1][0, 0, m // 2 : -m // 2, m // 2 : -m // 2].copy(),
-                    found[2][0, :, m:-m, m:-m].copy(),
-                )
+                return TileMaps(found[0][0].copy(), found[1][0, 0].copy(), found[2][0].copy())
             finally:
                 self._free.append(request)
 
@@ -116,12 +111,24 @@ def _model(weights: Weights, cd8_logit: float) -> openvino.Model:
         )
         return residual(ops.relu(ops.add(skip, larger)), f"{name}.merge")
 
+    def inner(x: Any, margin: int) -> Any:
+        """Cut a margin off."""
+        axes = ops.constant(np.array([2, 3]))
+        begin, end = (ops.constant(np.array([value, value])) for value in (margin, -margin))
+        return ops.slice(x, begin, end, ops.constant(np.array([1, 1])), axes)
+
     half = residual(ops.relu(layer(stain, "stem", stride=2, padding=1)), "block_half")
     quarter = residual(ops.relu(layer(half, "to_quarter", stride=2)), "block_quarter")
     eighth = ops.relu(layer(quarter, "to_eighth", stride=2))
     for place in range(N_DEEP):
         eighth = residual(eighth, f"block_eighth.{place}")
-    merged = up(up(eighth, quarter, "up_quarter"), half, "up_half")
+    # On the way up, what will not be given back is left out as soon as nothing that is depends on it: first
+    # down to the margin and two pixels for each of two convolutions, then to the margin.
+    m = RECEPTIVE_RADIUS_PX
+    deep = m // 8 - 2
+    merged = up(inner(eighth, deep), inner(quarter, 2 * deep), "up_quarter")
+    merged = up(inner(merged, m // 4 - 1 - 2 * deep), inner(half, m // 2 - 2), "up_half")
+    merged = inner(merged, 2)
     bias = state["head.bias"].copy()
     # Four values a class for the four pixels of each pixel of the head.
     bias[4:8] += np.float32(cd8_logit)

@@ -18,6 +18,7 @@ from scipy import ndimage
 from shapely.geometry.base import BaseGeometry
 
 from histo.cells.table import CD8
+from histo.compiled import compiled
 from histo.errors import TileReadError
 from histo.regions.place import ZONE_NAMES
 from histo.results.atomic import write_bytes
@@ -45,7 +46,6 @@ _OUTLINE_MPP: Final = 1.0
 _SMALL_PX: Final = 700
 _BLOCK_PX: Final = 2048
 _POINTS: Final = 200_000
-_STRIP_ROWS: Final = 256
 # Ships with matplotlib; Pillow's own font has no micro sign.
 _FONT: Final = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
@@ -324,15 +324,16 @@ def _dots(cover: Picture, xy: NDArray[np.float64], radius: float) -> None:
                 np.maximum.at(flat, i[seen] * width + j[seen], amount)
 
 
+@compiled
 def _blend(picture: Picture, cover: Picture, colour: Colour, opacity: float) -> None:
-    """Lay a colour over the picture, by strips: a float copy of the whole would be large."""
-    for top in range(0, len(picture), _STRIP_ROWS):
-        rows = slice(top, top + _STRIP_ROWS)
-        if not cover[rows].any():
-            continue
-        share = cover[rows].astype(np.float32)[..., None] * np.float32(opacity / 255)
-        mixed = picture[rows] * (1 - share) + np.asarray(colour, np.float32) * share
-        picture[rows] = np.rint(mixed).astype(np.uint8)
+    """Lay a colour over the picture, where and as much as `cover` says (0 to 255)."""
+    for y in range(cover.shape[0]):
+        for x in range(cover.shape[1]):
+            if cover[y, x]:
+                share = np.float32(cover[y, x]) * np.float32(opacity / 255)
+                for channel in range(3):
+                    under = np.float32(picture[y, x, channel]) * (np.float32(1) - share)
+                    picture[y, x, channel] = np.uint8(np.rint(under + np.float32(colour[channel]) * share))
 
 
 def scale_bar_um(width_um: float) -> float:

@@ -64,7 +64,8 @@ def area_average(
     if integer and scale_x.is_integer() and scale_y.is_integer():
         # The sum of n pixels and n / 2 must fit; the narrowest type that holds it is the fastest.
         n = int(scale_x) * int(scale_y)
-        line = np.empty(flat.shape[1], np.min_scalar_type(np.iinfo(dtype).max * (n + 1)))
+        most = int(np.iinfo(dtype.str).max)
+        line = np.empty(flat.shape[1], np.min_scalar_type(most * (n + 1)))
         out = np.empty((box.height, box.width * channels), dtype)
         _block_mean(flat, int(scale_y), int(scale_x), channels, line, out)
         return out.reshape(box.height, box.width, channels).astype(pixels.dtype, copy=False)
