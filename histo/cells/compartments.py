@@ -20,14 +20,14 @@ class Compartments(NamedTuple):
     in an order that depends on the cell alone.
 
     n : number of cells.
-    rows, columns : (p,) where the pixels lie.
+    rows, columns : (p,) int32, where the pixels lie.
     owner : (p,) int32, 1 ... n.
     n_nucleus : how many of the p belong to nuclei.
     """
 
     n: int
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
+    rows: NDArray[np.int32]
+    columns: NDArray[np.int32]
     owner: NDArray[np.int32]
     n_nucleus: int
 
@@ -65,8 +65,8 @@ def compartments(
     nucleus, ring = _list_parts(ground, _boxes(ground, n), _steps_within(r), r)
     return Compartments(
         n=n,
-        rows=np.concatenate([nucleus[0], ring[0]], dtype=np.intp),
-        columns=np.concatenate([nucleus[1], ring[1]], dtype=np.intp),
+        rows=np.concatenate([nucleus[0], ring[0]]),
+        columns=np.concatenate([nucleus[1], ring[1]]),
         owner=np.concatenate([nucleus[2], ring[2]]),
         n_nucleus=nucleus.shape[1],
     )
@@ -166,8 +166,8 @@ def _means(stain: NDArray[np.float32], parts: Compartments, which: slice) -> NDA
 @compiled
 def _sums(
     stain: NDArray[np.float32],
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
+    rows: NDArray[np.int32],
+    columns: NDArray[np.int32],
     owner: NDArray[np.int32],
     n: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
