@@ -221,7 +221,7 @@ def owned_cells(
     )
     number = np.zeros(len(found.area_px) + 1, np.int32)
     number[owned + 1] = np.arange(1, len(owned) + 1)
-    labels = number[found.labels]
+    labels = number.take(found.labels)
     area = found.area_px[owned]
     half_ring_px = max(1, round(config.ring_width_um / mpp / 2))
     parts = compartments(labels, found.occupied, half_ring_px=half_ring_px)

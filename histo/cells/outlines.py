@@ -193,7 +193,8 @@ def _distance(point: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.
         return sqrt((point[0] - a[0]) * (point[0] - a[0]) + (point[1] - a[1]) * (point[1] - a[1]))
     if forward >= length2:
         return sqrt((point[0] - b[0]) * (point[0] - b[0]) + (point[1] - b[1]) * (point[1] - b[1]))
-    return abs(((a[1] - point[1]) * along - (a[0] - point[0]) * across) / length2) * sqrt(length2)
+    share = ((a[1] - point[1]) * along - (a[0] - point[0]) * across) / length2
+    return float(abs(share) * sqrt(length2))
 
 
 def _mended(polygons: NDArray[np.object_], tolerance_um: float) -> NDArray[np.object_]:
