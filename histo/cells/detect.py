@@ -37,13 +37,14 @@ class TileCells:
         (row, then column). A stain mean is NaN where a cell has no pixel of that compartment.
     outlines : (n,) shapely polygons in um in the slide's frame.
     labels : (H, W) int32 over `tile.read`: `cell_id` where a cell of this tile lies, else 0.
-    parts : the pixels of each cell's nucleus and ring over `tile.read`, in the order of the table.
+    parts : the pixels of each cell's nucleus and ring over `tile.read`, in the order of the table; None once
+        nothing is measured in them any more.
     """
 
     table: pd.DataFrame
     outlines: NDArray[np.object_]
     labels: NDArray[np.int32]
-    parts: Compartments
+    parts: Compartments | None = None
 
 
 class CellDetector:

@@ -24,10 +24,13 @@ def with_markers(cells: TileCells, pixels: NDArray[Any], panel: PanelTransform) 
     ----------
     pixels : (H, W, C) over the tile's read box: what `panel` takes.
     """
+    parts = cells.parts
+    if parts is None:
+        raise ValueError("the cells come without their pixels")
     # Only what lies in cells is turned into amounts, one marker at a time.
-    values = pixels[cells.parts.rows, cells.parts.columns]
+    values = pixels[parts.rows, parts.columns]
     measured = [
-        statistics(panel.amount(values, place), cells.parts, panel.upper_quantile)
+        statistics(panel.amount(values, place), parts, panel.upper_quantile)
         for place in range(len(panel.markers))
     ]
     rows = [row.astype(np.float32) for marker in measured for compartment in marker for row in compartment]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ def detect_tiles(
     config: RunConfig,
     progress: TileProgress | None,
     panel: PanelTransform | None = None,
-) -> Iterator[Found]:
+    keep: Callable[[Tile, TileCells], None] | None = None,
+) -> Generator[Found]:
     """Read, transform, detect and measure, tile by tile, in the order of the plan.
 
     Each tile is the work of one thread, from its pixels to its cells; there are `config.threads` of them.
@@ -46,6 +48,7 @@ def detect_tiles(
     ----------
     panel : markers to measure in every cell, from the pixels that the detector sees.
     progress : called with (tiles done, tiles in all).
+    keep : called with every tile that was read whole and its cells, by the thread that has found them.
 
     Yields
     ------
@@ -56,10 +59,10 @@ def detect_tiles(
     def cells_of(tile: Tile, pixels: NDArray[Any]) -> TileCells:
         amounts = stain(pixels)
         cells = detector.detect(amounts, tile)
-        if panel is None:
-            return cells
-        seen = np.moveaxis(amounts, 0, -1) if panel.unit == "optical density" else pixels
-        return with_markers(cells, seen, panel)
+        if panel is not None:
+            seen = np.moveaxis(amounts, 0, -1) if panel.unit == "optical density" else pixels
+            cells = with_markers(cells, seen, panel)
+        return replace(cells, parts=None)
 
     def piece_by_piece(tile: Tile) -> list[Found]:
         found: list[Found] = []
@@ -73,7 +76,10 @@ def detect_tiles(
     def work(tile: Tile, pixels: NDArray[Any] | TileReadError) -> list[Found]:
         if isinstance(pixels, TileReadError):
             return piece_by_piece(tile)
-        return [(tile, cells_of(tile, pixels))]
+        cells = cells_of(tile, pixels)
+        if keep is not None:
+            keep(tile, cells)
+        return [(tile, cells)]
 
     n_threads = threads_of(config)
     reads = read_ahead(

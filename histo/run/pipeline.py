@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from pathlib import Path
@@ -52,6 +52,7 @@ from histo.run.describe import (
 )
 from histo.run.detect import TileProgress, detect_tiles
 from histo.run.fingerprint import slide_fingerprint
+from histo.run.journal import TileJournal, remove_journals
 from histo.slide import Box, Slide, open_slide
 from histo.slide.survey import survey_slide
 from histo.slide.tiles import plan_tiles
@@ -132,6 +133,7 @@ def analyse_slide(
     # Without a panel as if there were no such thing.
     left_out = {"panel"} if summary.panel is None else None
     write_text(job.folder / _SUMMARY, summary.model_dump_json(indent=2, exclude=left_out))
+    remove_journals(job.folder)
     return summary, False
 
 
@@ -202,15 +204,29 @@ def _analyse(
         overview=survey.overview,
         stains=stain_channels(stain),
     )
+    journal = TileJournal(job.folder, fingerprint, plan)
+    if journal.kept:
+        log.info("%s: %d of %d tiles kept", job.slide_id, len(journal.kept), len(plan.tiles))
+    fresh = detect_tiles(
+        slide,
+        replace(plan, tiles=tuple(tile for tile in plan.tiles if tile.index not in journal.kept)),
+        stain,
+        detector,
+        config.run,
+        _all_of(progress, len(journal.kept)),
+        panel,
+        journal.keep,
+    )
     failures: list[TileFailure] = []
     unread = tissue.unread.copy()
     n_cells = 0
     with (
+        closing(fresh),
         MapsWriter(folder / "maps.zarr", slide, detector.mpp, labels=config.results.label_maps) as maps,
         CellParquetWriter(folder / "cells.parquet", markers) as parquet,
         _geojson(folder, slide, job.slide_id, config, markers) as geojson,
     ):
-        for tile, found in detect_tiles(slide, plan, stain, detector, config.run, progress, panel):
+        for tile, found in journal.in_order(plan, fresh):
             if isinstance(found, TileReadError):
                 failures.append(tile_failure(tile, found, slide, detector.mpp))
                 unread |= _covered(tile.core, detector.mpp, unread.shape, survey.mpp)
@@ -308,6 +324,13 @@ def _place(table: pd.DataFrame, regions: Regions, slide: Slide, n_before: int) -
         "signed_distance_um": place.signed_distance_um,
     }
     return cell_frame(columns, cell_columns(markers_of(table.columns)))
+
+
+def _all_of(progress: TileProgress | None, n_kept: int) -> TileProgress | None:
+    """Count the tiles of an earlier run too."""
+    if progress is None:
+        return None
+    return lambda done, of: progress(n_kept + done, n_kept + of)
 
 
 def _renumber(labels: NDArray[np.int32], keep: NDArray[np.bool_], n_before: int) -> NDArray[np.int32]:
