@@ -13,8 +13,7 @@ from histo.compiled import compiled
 MAX_HOLE_PX: Final = 160
 
 # Steps to the neighbours of a pixel, (row, column).
-_SIDES: Final = ((-1, 0), (0, -1), (0, 1), (1, 0))
-_AROUND: Final = (*_SIDES, (-1, -1), (-1, 1), (1, -1), (1, 1))
+_AROUND: Final = ((-1, 0), (0, -1), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
 # Marks a pixel of the gap that is being looked at.
 _IN_LIST: Final = -1
 

@@ -61,6 +61,21 @@ def test_simplified_outlines_stay_valid_and_near(mask: NDArray[np.bool_]) -> Non
     assert (distance <= 0.5 + 1e-9).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(np.bool_, (14, 14), elements=st.booleans()),
+    st.sampled_from([0.25, 0.4397, 0.5]),
+    st.sampled_from([0.1, 0.25, 0.5, 1.0]),
+)
+def test_outlines_are_simplified_as_geos_does(mask: NDArray[np.bool_], mpp: float, tolerance: float) -> None:
+    labels = _connected(mask)
+    ours = outlines(labels, mpp=mpp, origin_px=(4001, 70003), tolerance_um=tolerance)
+    exact = outlines(labels, mpp=mpp, origin_px=(4001, 70003))
+    theirs = shapely.simplify(exact, tolerance, preserve_topology=False)
+    good = shapely.is_valid(theirs) & (shapely.get_type_id(theirs) == 3) & ~shapely.is_empty(theirs)
+    assert shapely.to_wkb(ours).tolist() == shapely.to_wkb(np.where(good, theirs, exact)).tolist()
+
+
 def test_exteriors_run_as_geojson_wants_them(draw_discs: Callable[..., NDArray[np.int32]]) -> None:
     polygons = outlines(draw_discs(128, 40), mpp=0.5)
     assert shapely.is_ccw(shapely.get_exterior_ring(polygons)).all()

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from histo.cells.decode import decode
-from histo.cells.instances import Instances
+from histo.cells.instances import Instances, fill_holes, largest_parts, number_by_centroid
 from histo.cells.maps import TileMaps
 
 Discs = Callable[..., NDArray[np.int32]]
@@ -117,3 +119,63 @@ def test_a_lower_threshold_finds_no_fewer_cells(draw_discs: Discs, true_maps: Tr
     counts = [len(_decode(weak, t).area_px) for t in (0.1, 0.3, 0.5, 0.7)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
+
+
+def _plainly(maps: TileMaps, mpp: float, threshold: float) -> NDArray[np.int32]:
+    """Return 1 + the index of the peak that each pixel joins: the words of the module, pixel by pixel."""
+    centre = maps.centre.astype(float)
+    height, width = centre.shape
+    around = ndimage.maximum_filter(centre, 5, mode="constant", cval=-np.inf)
+    equal = np.argwhere((centre == around) & (centre > np.log(threshold / (1 - threshold))))
+    near = np.abs(equal[:, None] - equal[None]).max(axis=2) <= 2
+    peaks = equal[~np.tril(near, -1).any(axis=1)]
+    joined = np.zeros(maps.classes.shape[1:], np.int32)
+    for row, column in np.argwhere(maps.classes.argmax(axis=0) > 0):
+        vote = (
+            np.array([row, column]) + 0.5 + (maps.offsets[::-1, row, column] / np.float32(mpp)).astype(float)
+        )
+        place = np.clip(np.floor(vote / 2), 0, (height - 1, width - 1))
+        distance2 = ((peaks - place) ** 2).sum(axis=1)
+        if len(peaks) == 0 or distance2.min() > 16:
+            continue
+        nearest = int(distance2.argmin())
+        if ((2 * peaks[nearest] + 0.5 - (row, column)) ** 2).sum() <= 21**2:
+            joined[row, column] = nearest + 1
+    return joined
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_agrees_with_the_rule_written_plainly(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def noise(channels: int, size: int, sigma: float, scale: float) -> NDArray[np.float32]:
+        smooth = ndimage.gaussian_filter(rng.normal(size=(channels, size, size)), (0, sigma, sigma))
+        return (smooth / smooth.std() * scale).astype(np.float32)
+
+    centre = noise(1, 48, 1.5, 3)[0]
+    # Whole numbers: many peaks are plateaus, and many votes as near to one peak as to another.
+    centre = np.round(centre) if seed % 2 else centre
+    maps = TileMaps(noise(3, 96, 3, 3), centre, noise(2, 96, 3, 3))
+    found = decode(maps, mpp=0.44, centre_threshold=0.4, area_um2=(0, 1e9))
+    joined = _plainly(maps, 0.44, 0.4)
+    np.testing.assert_array_equal(found.occupied, joined > 0)
+    whole = fill_holes(largest_parts(joined))
+    numbers = number_by_centroid(whole, (0, np.inf))
+    np.testing.assert_array_equal(found.labels, numbers.number[whole])
+
+    share = np.exp(maps.classes.astype(float))
+    share /= share.sum(axis=0)
+    mean = np.array([share[1:, found.labels == i + 1].mean(axis=1) for i in range(len(found.area_px))])
+    np.testing.assert_array_equal(found.cell_class, mean.argmax(axis=1))
+    np.testing.assert_allclose(found.probability, mean.max(axis=1), rtol=1e-6)
+
+
+def test_threads_decode_tiles_at_once(draw_discs: Discs, true_maps: TrueMaps) -> None:
+    tiles = [draw_discs(192, 100, seed=seed) for seed in range(8)]
+    maps = [true_maps(labels, np.arange(labels.max()) % 2 == 0) for labels in tiles]
+    alone = [_decode(each) for each in maps]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(_decode, maps))
+    for one, other in zip(alone, together, strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
