@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,14 @@ class TileCells:
     outlines: NDArray[np.object_]
     labels: NDArray[np.int32]
     parts: Compartments | None = None
+
+
+class Network(Protocol):
+    """What computes the maps of tiles, for several threads at once; see `OpenVinoNetwork`."""
+
+    def maps(self, stain: NDArray[np.float32]) -> AbstractContextManager[TileMaps]:
+        """Give the maps of stain amounts (3, H, W), less the margin, for the time of a block."""
+        ...
 
 
 class CellDetector:
@@ -100,7 +109,7 @@ class CellDetector:
         self._moving = threading.Lock()
         self._network = self._network_on(device)
 
-    def _network_on(self, device: str) -> Callable[[NDArray[np.float32]], TileMaps]:
+    def _network_on(self, device: str) -> Network:
         if device == "cpu":
             from histo.cells.openvino_network import OpenVinoNetwork
 
@@ -122,7 +131,8 @@ class CellDetector:
 
     def detect(self, stain: NDArray[np.float32], tile: Tile) -> TileCells:
         """Find the cells of a tile: `predict`, then `cells`; parameters and errors as there."""
-        return self.cells(self.predict(stain, tile), stain, tile)
+        with self._maps(stain, tile) as maps:
+            return self.cells(maps, stain, tile)
 
     def predict(self, stain: NDArray[np.float32], tile: Tile) -> TileMaps:
         """Run the network.
@@ -141,14 +151,21 @@ class CellDetector:
         ValueError : the box does not fit the array, is off the grid of `multiple`, or has too narrow a halo.
         DeviceError : the device's memory does not suffice.
         """
-        check_tile(stain, tile, halo_px=self.halo_px, multiple=self.multiple)
-        network = self._network
-        try:
-            return network(stain)
-        except DeviceLostError as error:
-            return self._on_cpu(network, error)(stain)
+        with self._maps(stain, tile) as maps:
+            return TileMaps(*(values.copy() for values in maps))
 
-    def _on_cpu(self, lost: object, error: DeviceLostError) -> Callable[[NDArray[np.float32]], TileMaps]:
+    @contextmanager
+    def _maps(self, stain: NDArray[np.float32], tile: Tile) -> Iterator[TileMaps]:
+        check_tile(stain, tile, halo_px=self.halo_px, multiple=self.multiple)
+        with ExitStack() as held:
+            network = self._network
+            try:
+                maps = held.enter_context(network.maps(stain))
+            except DeviceLostError as error:
+                maps = held.enter_context(self._on_cpu(network, error).maps(stain))
+            yield maps
+
+    def _on_cpu(self, lost: Network, error: DeviceLostError) -> Network:
         """Go on on the CPU; the first thread that finds the device lost moves all of them."""
         with self._moving:
             if self._network is lost:

@@ -7,6 +7,8 @@ libraries take. Maps depend on nothing but what lies in the receptive field: not
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
@@ -54,14 +56,19 @@ class OpenVinoNetwork:
 
         H and W are multiples of `layers.MULTIPLE`; the margin is `layers.RECEPTIVE_RADIUS_PX`.
         """
+        with self.maps(stain) as maps:
+            return TileMaps(*(values.copy() for values in maps))
+
+    @contextmanager
+    def maps(self, stain: NDArray[np.float32]) -> Iterator[TileMaps]:
+        """Give the same maps without a copy: outside the block, they are written over by the next tile."""
         with self._available:
             request = self._free.pop()
             try:
                 found = request.infer(
-                    [np.ascontiguousarray(stain[None])], share_inputs=True, share_outputs=True
+                    [np.ascontiguousarray(stain)[None]], share_inputs=True, share_outputs=True
                 )
-                # Copies: what the request holds is written over by the next tile.
-                return TileMaps(found[0][0].copy(), found[1][0, 0].copy(), found[2][0].copy())
+                yield TileMaps(found[0][0], found[1][0, 0], found[2][0])
             finally:
                 self._free.append(request)
 

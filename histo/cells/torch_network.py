@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -78,6 +80,11 @@ class TorchNetwork:
                 with self._changed:
                     self._under_way -= 1
                     self._changed.notify_all()
+
+    @contextmanager
+    def maps(self, stain: NDArray[np.float32]) -> Iterator[TileMaps]:
+        """Give the maps for the time of a block; see `OpenVinoNetwork.maps`."""
+        yield self(stain)
 
     def _take_fewer(self, among: int) -> None:
         """Halve the tiles at once, unless another thread has done so since this one began."""
