@@ -31,7 +31,6 @@ import numpy as np
 import pandas as pd
 import shapely
 import tifffile
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import spearmanr
@@ -297,7 +296,7 @@ def speed(n_markers: int = 10, rounds: int = 5) -> None:
     detector = build_detector(config.cells)
     size = 1024 + 2 * detector.halo_px
     field = render_field(5, size_px=size, mpp=0.5, style=FieldStyle(context="lymphoid"))
-    stain = torch.from_numpy(255 - field.pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255
+    stain = np.ascontiguousarray(np.moveaxis(255 - field.pixels.astype(np.float32), -1, 0) / 255)
     tile = Tile(0, Box(detector.halo_px, detector.halo_px, 1024, 1024), Box(0, 0, size, size))
     pixels = np.random.default_rng(0).integers(0, 4000, (size, size, n_markers + 2), np.uint16)
     panel = PanelTransform(
@@ -313,10 +312,10 @@ def speed(n_markers: int = 10, rounds: int = 5) -> None:
     seconds: dict[str, list[float]] = {"network": [], "cells": [], "markers": []}
     for _ in range(rounds):
         begun = time.perf_counter()
-        maps = detector.predict(stain, [tile])
+        maps = detector.predict(stain, tile)
         seconds["network"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        (cells,) = detector.cells(maps, stain, [tile])
+        cells = detector.cells(maps, stain, tile)
         seconds["cells"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
         with_markers(cells, pixels, panel)
