@@ -38,6 +38,7 @@ from skimage.segmentation import expand_labels
 
 from histo.cells.build import build_detector
 from histo.cells.compartments import Compartments, compartments
+from histo.cells.detect import CellDetector
 from histo.cells.markers import statistics, with_markers
 from histo.cells.table import CD8
 from histo.config import Config
@@ -294,9 +295,10 @@ def speed(n_markers: int = 10, rounds: int = 5) -> None:
 
     config = Config()
     detector = build_detector(config.cells)
+    assert isinstance(detector, CellDetector)
     size = 1024 + 2 * detector.halo_px
     field = render_field(5, size_px=size, mpp=0.5, style=FieldStyle(context="lymphoid"))
-    stain = np.ascontiguousarray(np.moveaxis(255 - field.pixels.astype(np.float32), -1, 0) / 255)
+    stain = np.ascontiguousarray(np.moveaxis(1 - field.pixels / np.float32(255), -1, 0), np.float32)
     tile = Tile(0, Box(detector.halo_px, detector.halo_px, 1024, 1024), Box(0, 0, size, size))
     pixels = np.random.default_rng(0).integers(0, 4000, (size, size, n_markers + 2), np.uint16)
     panel = PanelTransform(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from histo.synthetic.field import FieldStyle, render_field
 SIZE = 480
 
 
-def _stain(pixels: NDArray[np.uint8], white: ArrayLike, vectors: StainVectors) -> NDArray[np.float32]:
+def _stain(pixels: NDArray[Any], white: ArrayLike, vectors: StainVectors) -> NDArray[np.float32]:
     return stain_amounts(pixels, white, stain_matrix(vectors))
 
 
