@@ -24,6 +24,7 @@ from pathlib import Path
 from memory import render
 from network import machine
 
+from histo.cells.detect import CellDetector
 from histo.config import Config, load_config
 from histo.run.detector import ready_detector
 from histo.run.device import threads_of
@@ -44,6 +45,7 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "cd8_ihc.yaml"
 def measure(path: Path, out: Path, config: Config, rounds: int) -> tuple[float, float]:
     """Print what each part takes; return the ratio to the limit, and Mpx of tissue a second."""
     detector, _ = ready_detector(config)
+    assert isinstance(detector, CellDetector)
     slide = open_slide(path)
     survey = survey_slide(slide, config.tissue.mpp_um)
     tissue = detect_tissue(survey, slide.kind, config.tissue)

@@ -31,7 +31,6 @@ import numpy as np
 import pandas as pd
 import shapely
 import tifffile
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import spearmanr
@@ -39,6 +38,7 @@ from skimage.segmentation import expand_labels
 
 from histo.cells.build import build_detector
 from histo.cells.compartments import Compartments, compartments
+from histo.cells.detect import CellDetector
 from histo.cells.markers import statistics, with_markers
 from histo.cells.table import CD8
 from histo.config import Config
@@ -295,9 +295,10 @@ def speed(n_markers: int = 10, rounds: int = 5) -> None:
 
     config = Config()
     detector = build_detector(config.cells)
+    assert isinstance(detector, CellDetector)
     size = 1024 + 2 * detector.halo_px
     field = render_field(5, size_px=size, mpp=0.5, style=FieldStyle(context="lymphoid"))
-    stain = torch.from_numpy(255 - field.pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255
+    stain = np.ascontiguousarray(np.moveaxis(1 - field.pixels / np.float32(255), -1, 0), np.float32)
     tile = Tile(0, Box(detector.halo_px, detector.halo_px, 1024, 1024), Box(0, 0, size, size))
     pixels = np.random.default_rng(0).integers(0, 4000, (size, size, n_markers + 2), np.uint16)
     panel = PanelTransform(
@@ -313,10 +314,10 @@ def speed(n_markers: int = 10, rounds: int = 5) -> None:
     seconds: dict[str, list[float]] = {"network": [], "cells": [], "markers": []}
     for _ in range(rounds):
         begun = time.perf_counter()
-        maps = detector.predict(stain, [tile])
+        maps = detector.predict(stain, tile)
         seconds["network"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        (cells,) = detector.cells(maps, stain, [tile])
+        cells = detector.cells(maps, stain, tile)
         seconds["cells"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
         with_markers(cells, pixels, panel)

@@ -2,14 +2,16 @@
 
     python benchmarks/network.py [WIDTH_OR_WEIGHTS ...] [--threads 2 1] [--rounds 5] [--compile]
 
-Forms: torch in float32 and in bfloat16 (memory in channels-last order, normalisations folded, as inference
-has it), ONNX Runtime in float32, and with --compile torch's compiler on top of bfloat16 (its first call takes
-a minute). The forms take turns, round by round, so that what else the machine does falls on all alike; the
-best round of each counts. The input is a tile of 512 pixels with its halo; Mpx/s counts all of its pixels.
+Forms: OpenVINO, as inference on a CPU has it, in float32 and in bfloat16 (one tile a core at once; the margin
+of the maps that does not see all it looks at is never computed); torch in both (memory in channels-last
+order, normalisations folded); ONNX Runtime in float32; and with --compile torch's compiler on top of bfloat16
+(its first call takes a minute). The forms take turns, round by round, so that what else the machine does
+falls on all alike; the best round of each counts. The input is a tile of 512 pixels with its halo; Mpx/s
+counts all of its pixels.
 
 For each network: size, kFLOP per pixel of input, parameters; for each form Mpx/s, in brackets how many times
-as fast as float32 in the same run, and the share of pixels whose class is not that of float32. Nothing is
-asserted: look at the ratios.
+as fast as torch in float32 in the same run, and the share of pixels of the core whose class is not that of
+torch in float32. Nothing is asserted: look at the ratios.
 """
 
 from __future__ import annotations
@@ -20,22 +22,31 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from histo.cells.detect import CellDetector
-from histo.cells.network import CellNet, Maps, flops_per_pixel, folded
+from histo.cells.network import CellNet, Maps, flops_per_pixel, folded, state_arrays
 from histo.cells.onnx import export_onnx
+from histo.cells.openvino_network import OpenVinoNetwork
+from histo.cells.precision import Precision
 from histo.cells.weights import Weights, load_weights
 from histo.config import CellsConfig
 
 CORE_PX = 512
 WIDTHS = ("default", "8", "12", "16", "24", "32")
-# Returns the class map (1, 3, H, W).
-Form = Callable[[], Tensor]
+# Returns the class map (3, H, W), or less of its margin. Computes `tiles` tiles.
+
+
+class Form(NamedTuple):
+    run: Callable[[], NDArray[np.float32]]
+    tiles: int = 1
 
 
 def main() -> None:
@@ -77,7 +88,7 @@ def weights_of(name: str) -> Weights:
         return load_weights(name)
     torch.manual_seed(0)
     network = CellNet(int(name))
-    return Weights(network.state_dict(), network.width, 0.5, 0.4, f"width {name}")
+    return Weights(state_arrays(network), network.width, 0.5, 0.4, f"width {name}")
 
 
 def measure(weights: Weights, *, threads: int, rounds: int, compiled: bool) -> None:
@@ -86,25 +97,27 @@ def measure(weights: Weights, *, threads: int, rounds: int, compiled: bool) -> N
     stain = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 1.5 - 0.2
     with tempfile.TemporaryDirectory() as folder:
         forms = {
-            "float32": torch_form(weights, stain, torch.float32),
-            "bfloat16": torch_form(weights, stain, torch.bfloat16),
+            "torch float32": torch_form(weights, stain, torch.float32),
+            "torch bfloat16": torch_form(weights, stain, torch.bfloat16),
+            "float32": openvino_form(weights, stain, "float32", threads),
+            "bfloat16": openvino_form(weights, stain, "bfloat16", threads),
             "onnx float32": onnx_form(weights, stain, Path(folder) / "network.onnx", threads),
         }
         if compiled:
             forms["compiled bfloat16"] = torch_form(weights, stain, torch.bfloat16, compiled=True)
         with torch.inference_mode():
-            classes = {name: form().float().argmax(1) for name, form in forms.items()}
+            classes = {name: core(form.run().argmax(axis=0)) for name, form in forms.items()}
             seconds = {name: float("inf") for name in forms}
             for _ in range(rounds):
                 for name, form in forms.items():
                     start = time.perf_counter()
-                    form()
-                    seconds[name] = min(seconds[name], time.perf_counter() - start)
+                    form.run()
+                    seconds[name] = min(seconds[name], (time.perf_counter() - start) / form.tiles)
     for name, taken in seconds.items():
-        changed = float((classes[name] != classes["float32"]).float().mean())
+        changed = float((classes[name] != classes["torch float32"]).mean())
         print(
             f"  {threads} threads  {name:18s} {side**2 / taken / 1e6:6.2f} Mpx/s"
-            f"  ({seconds['float32'] / taken:4.2f})  classes changed {changed:.2%}",
+            f"  ({seconds['torch float32'] / taken:4.2f})  classes changed {changed:.2%}",
             flush=True,
         )
 
@@ -116,10 +129,23 @@ def torch_form(weights: Weights, stain: Tensor, dtype: torch.dtype, *, compiled:
     if compiled:
         network = torch.compile(network)
 
-    def run() -> Tensor:
-        return network(stain.to(dtype=dtype, memory_format=torch.channels_last)).classes
+    def run() -> NDArray[np.float32]:
+        maps = network(stain.to(dtype=dtype, memory_format=torch.channels_last))
+        return maps.classes[0].float().numpy()
 
-    return run
+    return Form(run)
+
+
+def openvino_form(weights: Weights, stain: Tensor, precision: Precision, threads: int) -> Form:
+    network = OpenVinoNetwork(weights, cd8_logit=0.0, precision=precision, threads=threads)
+    pool = ThreadPoolExecutor(threads)
+    tile = stain[0].numpy()
+
+    def run() -> NDArray[np.float32]:
+        first, *_ = pool.map(network, [tile] * threads)
+        return first.classes
+
+    return Form(run, threads)
 
 
 def onnx_form(weights: Weights, stain: Tensor, path: Path, threads: int) -> Form:
@@ -131,11 +157,17 @@ def onnx_form(weights: Weights, stain: Tensor, path: Path, threads: int) -> Form
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     pixels = np.ascontiguousarray(stain.numpy())
 
-    def run() -> Tensor:
+    def run() -> NDArray[np.float32]:
         classes, *_ = session.run(["classes", "centre", "offsets"], {"stain": pixels})
-        return torch.from_numpy(classes)
+        return np.asarray(classes[0], np.float32)
 
-    return run
+    return Form(run)
+
+
+def core(classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the middle of a map."""
+    margin = (len(classes) - CORE_PX) // 2
+    return classes[margin:-margin, margin:-margin]
 
 
 if __name__ == "__main__":

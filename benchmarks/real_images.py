@@ -28,7 +28,6 @@ import pandas as pd
 import shapely
 import skimage.data
 import tifffile
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
@@ -160,8 +159,7 @@ def detect(image: Ready, stain: StainTransform, detector: Any) -> Found:
     )
     parts: list[TileCells] = []
     for tile in plan.tiles:
-        pixels = torch.from_numpy(image.slide.read(tile.read, detector.mpp)[None].copy())
-        parts += detector.detect(stain(pixels), [tile])
+        parts.append(detector.detect(stain(image.slide.read(tile.read, detector.mpp)), tile))
     table = pd.concat([part.table for part in parts], ignore_index=True)
     outlines = np.concatenate([part.outlines for part in parts])
     x, y = table["x_um"].to_numpy(), table["y_um"].to_numpy()
@@ -402,7 +400,7 @@ def overlay(
     columns, rows = image.slide.grid_size(mpp)
     pixels = image.slide.read(Box(0, 0, columns, rows), mpp)
     if isinstance(stain, FluorescenceTransform):
-        nuclear, cd8, _ = stain(torch.from_numpy(pixels[None].copy()))[0].clamp(0, 1).numpy()
+        nuclear, cd8, _ = stain(pixels).clip(0, 1)
         pixels = (255 * np.stack([cd8, 0.3 * nuclear, nuclear], axis=-1)).astype(np.uint8)
     picture = Image.fromarray(pixels).resize((columns * zoom, rows * zoom), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
@@ -464,7 +462,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path(default_data))
     parser.add_argument("--truth", type=Path, default=ROOT / "tests" / "truth")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     options.out.mkdir(parents=True, exist_ok=True)
     used = contenders(
         options.weights, classical=options.classical, vectors=options.vectors, precision=options.precision

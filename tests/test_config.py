@@ -60,20 +60,20 @@ def test_panels_that_do_not_fit_the_protocol_are_refused(
 
 def test_overrides_reach_nested_settings_and_are_read_as_yaml() -> None:
     config = load_config(
-        None, ["run.batch_size=8", "stain.white_point=[240, 241, 242]", "cells.min_area_um2=12.5"]
+        None, ["run.threads=8", "stain.white_point=[240, 241, 242]", "cells.min_area_um2=12.5"]
     )
-    assert config.run.batch_size == 8
+    assert config.run.threads == 8
     assert config.stain.white_point == (240.0, 241.0, 242.0)  # type: ignore[union-attr]
     assert config.cells.min_area_um2 == 12.5
 
 
 def test_every_misfit_is_listed_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text("cells: {min_area_um2: -1}\nrun: {bathc_size: 8}\n")
+    path.write_text("cells: {min_area_um2: -1}\nrun: {thraeds: 8}\n")
     with pytest.raises(ConfigError) as error:
         load_config(path)
     assert "cells.min_area_um2" in str(error.value)
-    assert "bathc_size" in str(error.value)
+    assert "thraeds" in str(error.value)
     assert str(path) in str(error.value)
 
 
@@ -97,7 +97,7 @@ def test_unusable_overrides_are_refused(override: str) -> None:
 
 def test_fingerprint_follows_results_not_the_way_they_are_made() -> None:
     base = Config().fingerprint()
-    assert load_config(None, ["run.batch_size=1", "run.tile_um=256"]).fingerprint() == base
+    assert load_config(None, ["run.threads=1", "run.tile_um=256"]).fingerprint() == base
     assert load_config(None, ["cells.min_area_um2=11"]).fingerprint() != base
 
 

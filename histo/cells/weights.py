@@ -96,7 +96,8 @@ def save_weights(weights: Weights, path: Path) -> Weights:
         "licence": weights.licence,
     }
     state = {
-        name: np.ascontiguousarray(values, np.float32 if np.issubdtype(values.dtype, np.floating) else None)
+        # Unlike `ascontiguousarray`, leaves a single number a single number.
+        name: np.require(values, np.float32 if np.issubdtype(values.dtype, np.floating) else None, "C")
         for name, values in weights.state.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)

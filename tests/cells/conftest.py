@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from histo.cells.maps import TileMaps
-from histo.cells.network import CellNet
+from histo.cells.network import CellNet, state_arrays
 from histo.cells.weights import Weights
 
 
@@ -67,4 +67,4 @@ def random_weights() -> Weights:
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.3, 0.3)
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
-    return Weights(network.state_dict(), 8, 0.5, 0.4, "random", training={"test": {"f1": None}})
+    return Weights(state_arrays(network), 8, 0.5, 0.4, "random", training={"test": {"f1": None}})

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
-import safetensors.torch
-import torch
+import safetensors.numpy
 
+from histo.cells.layers import tensor_shapes
+from histo.cells.network import CellNet
 from histo.cells.table import CELL_CLASSES
 from histo.cells.weights import CLASSES, Weights, load_weights, save_weights
 from histo.errors import WeightsError
@@ -18,15 +20,15 @@ from histo.stain.deconvolution import STAINS
 
 
 def _header(path: Path) -> dict[str, Any]:
-    with safetensors.safe_open(path, framework="pt") as file:
+    with safetensors.safe_open(path, framework="np") as file:
         header: dict[str, Any] = json.loads(file.metadata()["histo"])
     return header
 
 
 def _rewrite(source: Path, target: Path, **changes: Any) -> Path:
-    tensors = safetensors.torch.load_file(source)
+    tensors = safetensors.numpy.load_file(source)
     header = {**_header(source), **changes}
-    safetensors.torch.save_file(tensors, target, metadata={"histo": json.dumps(header)})
+    safetensors.numpy.save_file(tensors, target, metadata={"histo": json.dumps(header)})
     return target
 
 
@@ -37,8 +39,9 @@ def test_what_is_saved_is_read_back(random_weights: Weights, tmp_path: Path) -> 
     assert read.sha256 == saved.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (read.width, read.mpp, read.centre_threshold, read.name) == (8, 0.5, 0.4, "random")
     assert read.training == {"test": {"f1": None}}
-    for name, tensor in random_weights.state.items():
-        torch.testing.assert_close(read.state[name], tensor, rtol=0, atol=0)
+    for name, values in random_weights.state.items():
+        assert read.state[name].dtype == values.dtype
+        np.testing.assert_array_equal(read.state[name], values, strict=True)
     assert list(tmp_path.rglob("*")) == [path.parent, path]
 
 
@@ -48,7 +51,7 @@ def test_the_shipped_weights_are_good_for_what_the_package_does() -> None:
     assert weights.classes == CLASSES == ("background", *CELL_CLASSES)
     assert weights.stains == STAINS
     assert 0 < weights.centre_threshold < 1
-    assert sum(t.numel() * t.element_size() for t in weights.state.values()) < 5e6
+    assert sum(values.nbytes for values in weights.state.values()) < 5e6
     assert not weights.network().training
 
 
@@ -72,7 +75,7 @@ def test_damaged_files_are_refused(random_weights: Weights, tmp_path: Path) -> N
 
 def test_other_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
-    safetensors.torch.save_file({"x": torch.zeros(3)}, path)
+    safetensors.numpy.save_file({"x": np.zeros(3)}, path)
     with pytest.raises(WeightsError, match="not weights of this package"):
         load_weights(str(path))
 
@@ -107,6 +110,32 @@ def test_a_header_that_does_not_fit_is_refused(
     assert error.value.path is not None
 
 
-def test_tensors_of_another_width_do_not_build(random_weights: Weights) -> None:
-    with pytest.raises(WeightsError, match="do not fit"):
-        replace(random_weights, width=12).network()
+def test_tensors_of_another_width_are_refused(random_weights: Weights, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="do not fit a network of width 12") as error:
+        save_weights(replace(random_weights, width=12), tmp_path / "w.safetensors")
+    assert error.value.path is not None
+
+
+@pytest.mark.parametrize("change", ["missing", "more", "shape"])
+def test_tensors_that_no_network_has_are_named(random_weights: Weights, tmp_path: Path, change: str) -> None:
+    good = tmp_path / "w.safetensors"
+    save_weights(random_weights, good)
+    tensors = safetensors.numpy.load_file(good)
+    if change == "missing":
+        del tensors["head.bias"]
+    elif change == "more":
+        tensors["tail.bias"] = tensors["head.bias"]
+    else:
+        tensors["head.bias"] = tensors["head.bias"][:-1].copy()
+    bad = tmp_path / "bad.safetensors"
+    safetensors.numpy.save_file(tensors, bad, metadata={"histo": json.dumps(_header(good))})
+    with pytest.raises(
+        WeightsError, match=rf"1 tensors do not fit .*{'tail' if change == 'more' else 'head'}"
+    ):
+        load_weights(str(bad))
+
+
+@pytest.mark.parametrize("width", [1, 4, 8, 17, 32])
+def test_the_tensors_are_those_of_the_network_of_torch(width: int) -> None:
+    state = CellNet(width).state_dict()
+    assert tensor_shapes(width) == {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from histo.cells.detect import CellDetector, TileCells
 from histo.cells.table import CD8, CELL_CLASSES, DETECTION_COLUMNS, OTHER
@@ -13,7 +12,7 @@ from histo.cells.weights import Weights, load_weights
 from histo.config import CellsConfig, StainVectors
 from histo.slide.geometry import Box
 from histo.slide.tiles import Tile
-from histo.stain.deconvolution import AMOUNT_RANGE, optical_density, stain_matrix, unmix
+from histo.stain.deconvolution import stain_amounts, stain_matrix
 from histo.synthetic.field import Field, FieldStyle, render_field
 
 SIZE = 704
@@ -27,12 +26,11 @@ def field() -> Field:
 
 
 @pytest.fixture(scope="module")
-def stain(field: Field) -> Tensor:
+def stain(field: Field) -> NDArray[np.float32]:
     vectors = StainVectors(
         nuclear=tuple(field.stain_vectors[0].tolist()), cd8=tuple(field.stain_vectors[1].tolist())
     )
-    od = optical_density(torch.from_numpy(field.pixels.copy()), torch.from_numpy(field.white_point))
-    return unmix(od, stain_matrix(vectors)).movedim(-1, 0).clamp(*AMOUNT_RANGE)
+    return stain_amounts(field.pixels, field.white_point, stain_matrix(vectors))
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +49,9 @@ def _tiles(core: tuple[int, int], offset: tuple[int, int], halo: int) -> list[Ti
     ]
 
 
-def _read(stain: Tensor, box: Box) -> Tensor:
+def _read(stain: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
     """The stain under a box, nothing outside the field."""
-    out = torch.zeros(3, box.height, box.width)
+    out = np.zeros((3, box.height, box.width), np.float32)
     inside = box.intersect(Box(0, 0, SIZE, SIZE))
     x, y = inside.x - box.x, inside.y - box.y
     out[:, y : y + inside.height, x : x + inside.width] = stain[
@@ -63,14 +61,10 @@ def _read(stain: Tensor, box: Box) -> Tensor:
 
 
 def _detect(
-    detector: CellDetector, stain: Tensor, core: tuple[int, int], offset: tuple[int, int], batch: int
+    detector: CellDetector, stain: NDArray[np.float32], core: tuple[int, int], offset: tuple[int, int]
 ) -> list[tuple[Tile, TileCells]]:
     tiles = _tiles(core, offset, detector.halo_px)
-    found: list[TileCells] = []
-    for start in range(0, len(tiles), batch):
-        part = tiles[start : start + batch]
-        found += detector.detect(torch.stack([_read(stain, tile.read) for tile in part]), part)
-    return list(zip(tiles, found, strict=True))
+    return [(tile, detector.detect(_read(stain, tile.read), tile)) for tile in tiles]
 
 
 def _whole(found: list[tuple[Tile, TileCells]]) -> pd.DataFrame:
@@ -83,8 +77,8 @@ def _whole(found: list[tuple[Tile, TileCells]]) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def reference(detector: CellDetector, stain: Tensor) -> list[tuple[Tile, TileCells]]:
-    return _detect(detector, stain, (704, 704), (0, 0), 1)
+def reference(detector: CellDetector, stain: NDArray[np.float32]) -> list[tuple[Tile, TileCells]]:
+    return _detect(detector, stain, (704, 704), (0, 0))
 
 
 def test_cells_are_found(reference: list[tuple[Tile, TileCells]], field: Field) -> None:
@@ -96,26 +90,26 @@ def test_cells_are_found(reference: list[tuple[Tile, TileCells]], field: Field) 
 
 
 def test_the_balance_of_a_protocol_moves_the_calls(
-    reference: list[tuple[Tile, TileCells]], stain: Tensor
+    reference: list[tuple[Tile, TileCells]], stain: NDArray[np.float32]
 ) -> None:
     counts = []
     for logit in (-6.0, 6.0):
         detector = CellDetector(load_weights(), CellsConfig(cd8_logit=logit))
-        table = _whole(_detect(detector, stain, (704, 704), (0, 0), 1))
+        table = _whole(_detect(detector, stain, (704, 704), (0, 0)))
         counts.append(int((table["cell_class"] == CD8).sum()))
     plain = int((reference[0][1].table["cell_class"] == CD8).sum())
     assert counts[0] < plain < counts[1]
 
 
 def test_a_cd8_cell_needs_cd8_in_its_ring_where_that_is_asked_for(
-    reference: list[tuple[Tile, TileCells]], stain: Tensor
+    reference: list[tuple[Tile, TileCells]], stain: NDArray[np.float32]
 ) -> None:
     plain = reference[0][1].table
     called = plain["cell_class"] == CD8
     rings = np.sort(plain.loc[called, "cd8_ring_mean"].to_numpy(np.float64))
     limit = float(rings[len(rings) // 2 - 1 : len(rings) // 2 + 1].mean())
     detector = CellDetector(load_weights(), CellsConfig(min_cd8_ring=limit))
-    table = _detect(detector, stain, (704, 704), (0, 0), 1)[0][1].table
+    table = _detect(detector, stain, (704, 704), (0, 0))[0][1].table
     pale = called & (plain["cd8_ring_mean"] < limit)
     assert 0 < pale.sum() < called.sum()
     assert (table.loc[called & ~pale, "cell_class"] == CD8).all()
@@ -127,18 +121,16 @@ def test_a_cd8_cell_needs_cd8_in_its_ring_where_that_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("core", "offset", "batch"),
-    [((256, 320), (0, 0), 2), ((352, 352), (136, 248), 3), ((704, 64), (8, 16), 4)],
+    ("core", "offset"), [((256, 320), (0, 0)), ((352, 352), (136, 248)), ((704, 64), (8, 16))]
 )
 def test_cells_do_not_depend_on_the_tiles(
     detector: CellDetector,
-    stain: Tensor,
+    stain: NDArray[np.float32],
     reference: list[tuple[Tile, TileCells]],
     core: tuple[int, int],
     offset: tuple[int, int],
-    batch: int,
 ) -> None:
-    whole, cut = _whole(reference), _whole(_detect(detector, stain, core, offset, batch))
+    whole, cut = _whole(reference), _whole(_detect(detector, stain, core, offset))
     assert len(whole) == len(cut)
     exact = ["x_um", "y_um", "area_um2", "cell_class", "wkb"]
     pd.testing.assert_frame_equal(whole[exact], cut[exact], check_exact=True)
@@ -165,8 +157,8 @@ def test_labels_table_and_outlines_agree(reference: list[tuple[Tile, TileCells]]
     assert cells.table["probability"].between(0, 1).all()
 
 
-def test_each_centroid_lies_in_its_core(detector: CellDetector, stain: Tensor) -> None:
-    for tile, cells in _detect(detector, stain, (256, 256), (64, 64), 4):
+def test_each_centroid_lies_in_its_core(detector: CellDetector, stain: NDArray[np.float32]) -> None:
+    for tile, cells in _detect(detector, stain, (256, 256), (64, 64)):
         # The grid pixel of the centroid; halves go up.
         for name, start, size in (("x_um", tile.core.x, 256), ("y_um", tile.core.y, 256)):
             pixel = np.floor(cells.table[name] / 0.5 + 1e-9)
@@ -181,15 +173,17 @@ def test_cd8_cells_have_more_cd8_in_their_ring(reference: list[tuple[Tile, TileC
     assert ring[CD8] > 2 * ring[CELL_CLASSES[1]]
 
 
-def test_bfloat16_finds_nearly_the_same_cells(stain: Tensor, reference: list[tuple[Tile, TileCells]]) -> None:
+def test_bfloat16_finds_nearly_the_same_cells(
+    stain: NDArray[np.float32], reference: list[tuple[Tile, TileCells]]
+) -> None:
     fast = CellDetector(load_weights(), CellsConfig(), precision="bfloat16")
-    count = len(_detect(fast, stain, (704, 704), (0, 0), 1)[0][1].table)
+    count = len(_detect(fast, stain, (704, 704), (0, 0))[0][1].table)
     assert count == pytest.approx(len(reference[0][1].table), rel=0.02)
 
 
 def test_empty_glass_has_no_cells(detector: CellDetector) -> None:
     tile = _tiles((704, 704), (0, 0), detector.halo_px)[0]
-    cells = detector.detect(torch.zeros(1, 3, tile.read.height, tile.read.width), [tile])[0]
+    cells = detector.detect(np.zeros((3, tile.read.height, tile.read.width), np.float32), tile)
     assert len(cells.table) == len(cells.outlines) == 0
     assert list(cells.table) == list(DETECTION_COLUMNS)
     assert not cells.labels.any()
@@ -203,7 +197,7 @@ def test_the_configured_threshold_beats_the_stored_one(random_weights: Weights) 
 @pytest.mark.parametrize(
     ("core", "read", "message"),
     [
-        (Box(96, 96, 64, 64), Box(0, 0, 256, 248), "tensor"),
+        (Box(96, 96, 64, 64), Box(0, 0, 256, 248), r"array is \(3, 256, 256\)"),
         (Box(100, 96, 64, 64), Box(4, 0, 256, 256), "grid of 8"),
         (Box(96, 88, 64, 64), Box(0, 0, 256, 256), "halo of 88"),
     ],
@@ -213,10 +207,11 @@ def test_tiles_that_do_not_fit_are_refused(
 ) -> None:
     detector = CellDetector(random_weights, CellsConfig())
     with pytest.raises(ValueError, match=message):
-        detector.detect(torch.zeros(1, 3, 256, 256), [Tile(0, core, read)])
+        detector.detect(np.zeros((3, 256, 256), np.float32), Tile(0, core, read))
 
 
-def test_a_tensor_of_another_shape_is_refused(random_weights: Weights) -> None:
+@pytest.mark.parametrize("shape", [(4, 256, 256), (1, 3, 256, 256)])
+def test_an_array_of_another_shape_is_refused(random_weights: Weights, shape: tuple[int, ...]) -> None:
     tile = Tile(0, Box(96, 96, 64, 64), Box(0, 0, 256, 256))
     with pytest.raises(ValueError, match="stain amounts"):
-        CellDetector(random_weights, CellsConfig()).detect(torch.zeros(1, 4, 256, 256), [tile])
+        CellDetector(random_weights, CellsConfig()).detect(np.zeros(shape, np.float32), tile)

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from histo.cells.compartments import compartments
 from histo.cells.detect import TileCells
@@ -41,23 +39,14 @@ class Threshold:
     """Connected dark pixels are cells; brown ones are CD8+."""
 
     name, sha256 = "threshold", "0"
-    device = torch.device("cpu")
+    device = "cpu"
     mpp, halo_px, multiple = MPP, 40, 8
 
     def __init__(self) -> None:
         self.tiles: list[Tile] = []
 
-    def predict(self, stain: Tensor, tiles: Sequence[Tile]) -> None:
-        raise NotImplementedError
-
-    def cells(self, found: None, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
-        raise NotImplementedError
-
-    def detect(self, stain: Tensor, tiles: Sequence[Tile]) -> list[TileCells]:
-        self.tiles += tiles
-        return [self._one(*item) for item in zip(stain.numpy(), tiles, strict=True)]
-
-    def _one(self, stain: NDArray[np.float32], tile: Tile) -> TileCells:
+    def detect(self, stain: NDArray[np.float32], tile: Tile) -> TileCells:
+        self.tiles.append(tile)
         assert stain.shape[1:] == (tile.read.height, tile.read.width)
         parts, n = ndimage.label(stain[0] + stain[1] > 0.15)
         index = np.arange(1, n + 1)

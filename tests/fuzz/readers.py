@@ -15,7 +15,7 @@ from fuzz import seeds
 from made_up import make_summary
 from slides import ArraySlide
 
-from histo.cells.network import CellNet
+from histo.cells.network import CellNet, state_arrays
 from histo.cells.weights import Weights, load_weights, save_weights
 from histo.cohort.config import CohortConfig
 from histo.cohort.manifest import read_manifest
@@ -149,7 +149,7 @@ def _config_seeds() -> list[bytes]:
 
 
 def _weights_seeds() -> list[bytes]:
-    weights = Weights(CellNet(4).state_dict(), 4, 0.5, 0.4, "random", training={"a": 1})
+    weights = Weights(state_arrays(CellNet(4)), 4, 0.5, 0.4, "random", training={"a": 1})
     return [seeds.written(lambda path: save_weights(weights, path), "a.safetensors")]
 
 

@@ -127,9 +127,7 @@ def test_without_a_panel_nothing_changes(
     assert done[2] - slide.n_pixels_read <= 512**2
 
 
-@pytest.mark.parametrize(
-    "run", [{"tile_um": 96}, {"tile_um": 128, "tile_offset_um": [40, 72], "batch_size": 3}]
-)
+@pytest.mark.parametrize("run", [{"tile_um": 96}, {"tile_um": 128, "tile_offset_um": [40, 72], "threads": 3}])
 def test_amounts_do_not_depend_on_how_the_slide_is_cut(
     done: tuple[SlideSummary, Path, int],
     field: Field,

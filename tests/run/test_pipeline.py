@@ -167,7 +167,7 @@ def test_outputs_agree_on_level0_pixels_of_a_slide_with_an_offset(
     [
         ["run.tile_um=128"],
         ["run.tile_um=200", "run.tile_offset_um=[72, 40]"],
-        ["run.tile_um=128", "run.batch_size=5", "run.reader_threads=4", "run.read_ahead_tiles=7"],
+        ["run.tile_um=128", "run.threads=5", "run.reader_threads=4", "run.read_ahead_tiles=7"],
     ],
 )
 def test_cells_do_not_depend_on_how_the_slide_is_cut(

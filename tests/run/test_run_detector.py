@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 
 from histo.cells.detect import CellDetector
 from histo.cells.precision import choose_precision
@@ -20,17 +21,17 @@ def test_bfloat16_finds_the_cells_of_float32() -> None:
     assert trial.speed_up > 0
 
 
-def _mirrored(classes: torch.Tensor) -> torch.Tensor:
-    return classes.flip(-1)
+def _mirrored(classes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return classes[..., ::-1].copy()
 
 
-def _without_cd8(classes: torch.Tensor) -> torch.Tensor:
-    return torch.stack([classes[:, 0], torch.full_like(classes[:, 1], -100), classes[:, 1:].amax(1)], dim=1)
+def _without_cd8(classes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.stack([classes[0], np.full_like(classes[1], -100), classes[1:].max(axis=0)])
 
 
 @pytest.mark.parametrize("wrong", [_mirrored, _without_cd8])
 def test_a_device_that_computes_wrongly_stops_the_run(
-    monkeypatch: pytest.MonkeyPatch, wrong: Callable[[torch.Tensor], torch.Tensor]
+    monkeypatch: pytest.MonkeyPatch, wrong: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 ) -> None:
     detector = CellDetector(load_weights(), CellsConfig(), precision="bfloat16")
     predict = detector.predict
@@ -60,9 +61,12 @@ def test_the_name_says_the_precision() -> None:
 
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_goes_by_what_the_processor_has(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: has, raising=False)
-    cpu = torch.device("cpu")
-    assert choose_precision("auto", cpu) == ("bfloat16" if has else "float32")
-    assert choose_precision("float32", cpu) == "float32"
-    assert choose_precision("bfloat16", cpu) == "bfloat16"
+    class Core:
+        def get_property(self, device: str, name: str) -> list[str]:
+            assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+            return ["FP32", *(["BF16"] if has else []), "EXPORT_IMPORT"]
+
+    monkeypatch.setattr("histo.cells.openvino_network.core", Core)
+    assert choose_precision("auto", "cpu") == ("bfloat16" if has else "float32")
+    assert choose_precision("float32", "cpu") == "float32"
+    assert choose_precision("bfloat16", "cpu") == "bfloat16"

@@ -98,8 +98,8 @@ def test_fluorescence_is_scaled_by_its_own_pixels() -> None:
         pixels[..., 2] = 0
         sample = _sample(AnnotatedImage("fluorescence", pixels, 0.5, field.labels))
         (amounts,) = clean_amounts([sample], TrainConfig().augment, 0)
-        assert 0.5 < float(amounts[0].quantile(0.99)) < 1.5
-        assert float(amounts[2].abs().max()) == 0
+        assert 0.5 < float(np.quantile(amounts[0], 0.99)) < 1.5
+        assert float(np.abs(amounts[2]).max()) == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 
 from histo.cells.network import CellNet
 from histo.training.config import AugmentConfig
@@ -15,7 +15,7 @@ from histo.training.picture import side_by_side
 from histo.training.sample import Kind, Sample
 
 
-def _drawn(kind: Kind) -> tuple[Sample, torch.Tensor, Found]:
+def _drawn(kind: Kind) -> tuple[Sample, NDArray[np.float32], Found]:
     sample = render_sample((21, kind), size_px=320, mpp=0.5)
     (amounts,) = clean_amounts([sample], AugmentConfig(), 0)
     network = CellNet(4).eval()
