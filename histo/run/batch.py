@@ -49,7 +49,7 @@ from histo.run.names import slide_ids
 from histo.run.outcome import Place, SlideOutcome, SlideTask, analyse_task
 from histo.run.pipeline import SlideJob, has_to_be_copied
 from histo.run.remote import RemoteSlide, find_remote, is_remote, told
-from histo.run.staging import Ahead
+from histo.run.staging import Ahead, staging_parent
 from histo.slide import find_slides
 
 log = logging.getLogger("histo")
@@ -156,6 +156,10 @@ def _run(
     detector, trial = (build_detector(config.cells), None) if cluster else ready_detector(config)
     where = f"workers of {cluster}" if cluster else describe_device(detector.device)
     console.print(f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on {where}")
+    n_remote = sum(isinstance(slide, RemoteSlide) for slide in slides)
+    if n_remote:
+        parent = staging_parent(config.run)
+        console.print(f"remote slides, copied to {parent} before their turn: {n_remote}", soft_wrap=True)
     tasks = _tasks(slides, out, manifest, annotations, mpp)
     outcomes: dict[int, SlideOutcome] = {}
     begun = time.monotonic()

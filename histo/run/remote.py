@@ -124,8 +124,9 @@ def find_remote(urls: Sequence[str]) -> list[RemoteSlide]:
     SlideError : a folder that is not there, or whose store does not answer.
     """
     found: dict[str, RemoteSlide] = {}
+    silent: dict[str, str] = {}
     for url in urls:
-        for slide in _find(url):
+        for slide in _find(url, silent):
             found.setdefault(slide.address, slide)
     return list(found.values())
 
@@ -169,8 +170,9 @@ def version_of(info: Info) -> str | None:
 
 def reason_of(error: BaseException, url: str) -> str:
     """Say why a store failed, without what gives access to it."""
-    causes = [error] if error.__cause__ is None else [error, error.__cause__]
-    text = ": ".join(str(cause) or type(cause).__name__ for cause in causes)
+    # Over HTTP, fsspec finds no file whatever the reason, which is the cause.
+    hidden = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    text = ": ".join(" ".join(str(each).split()) or type(each).__name__ for each in (error, hidden) if each)
     for link in url.split("::"):
         before, _, query = link.partition("://")[2].partition("?")
         user = before.partition("/")[0].rpartition("@")[0]
@@ -230,19 +232,26 @@ def _is_slide(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _find(url: str) -> list[RemoteSlide]:
+def _find(url: str, silent: dict[str, str]) -> list[RemoteSlide]:
+    """List the slides of an address; `silent` keeps the folders whose store did not answer, and why."""
     store, path = open_store(url)
+    folder = told(_parent(url))
     try:
-        return _search(store, path, url)
+        # Waiting for each of many slides could take the night.
+        reason = silent.get(folder)
+        if reason is None:
+            return _search(store, path, url)
     except HistoError:
         raise
     except Exception as error:  # every driver has its own
         reason = reason_of(error, url)
         if is_final(error):
             reason = f"no such file or folder, or no access to it: {reason}"
-        if _is_slide(_name(url)) and "*" not in _name(url):
-            return [RemoteSlide(_name(url), told(url), told(_parent(url)), url, error=reason)]
-        raise SlideError(f"{told(url)}: it cannot be listed ({reason})", fix=CHECK) from None
+        else:
+            silent[folder] = reason
+    if _is_slide(_name(url)) and "*" not in _name(url):
+        return [RemoteSlide(_name(url), told(url), folder.rstrip("/"), url, error=reason)]
+    raise SlideError(f"{told(url)}: it cannot be listed ({reason})", fix=CHECK)
 
 
 def _search(store: Any, path: str, url: str) -> list[RemoteSlide]:

@@ -158,13 +158,20 @@ def copied(slide: RemoteSlide, run: RunConfig, tick: Tick) -> Iterator[Path]:
             raise error.told() from None
 
 
+def staging_parent(run: RunConfig) -> Path:
+    """Return where copies go: where the system has its temporary files, as results may be on a network."""
+    return Path(run.stage_dir or tempfile.gettempdir()).absolute()
+
+
 @contextmanager
 def staging_folder(run: RunConfig) -> Iterator[Path]:
     """Make a folder for the copies of this process, removed at the end; what dead processes left goes first.
 
-    It lies in `run.stage_dir`, or where the system has its temporary files: results may be on a network.
+    Raises
+    ------
+    ConfigError : there is no writing to the folder that it is to lie in.
     """
-    parent = Path(run.stage_dir or tempfile.gettempdir()).absolute()
+    parent = staging_parent(run)
     mine = f"{_PREFIX}-{safe_name(socket.gethostname())}-"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +180,8 @@ def staging_folder(run: RunConfig) -> Iterator[Path]:
         folder = parent / f"{mine}{secrets.token_hex(4)}"
         lock = FileLock(folder.with_suffix(".lock"))
         lock.acquire(timeout=0)
-        folder.mkdir()
+        # Others of this machine have no business with slides of patients.
+        folder.mkdir(mode=0o700)
     except OSError as error:
         raise ConfigError(
             f"copies of remote slides cannot be written there ({error.strerror or error})",
@@ -277,7 +285,8 @@ def _remove_if_dead(lock_file: Path) -> None:
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except (Timeout, OSError):
+        # Alive, or of another user.
         return
     discard(lock_file.with_suffix(""))
     lock_file.unlink(missing_ok=True)

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import zarr
 
+from histo.config import load_config
 from histo.errors import ConfigError, SlideError
+from histo.run.batch import run_batch
 from histo.run.remote import RemoteSlide, find_remote, reason_of, told
 from histo.slide import find_slides
 
@@ -200,11 +202,16 @@ def test_reasons_are_told_without_what_gives_access() -> None:
     assert "hunter2" not in repr(RemoteSlide("x.svs", "https://host/x.svs", "https://host", url))
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
 def web(tree: Path, tmp_path: Path) -> Iterator[str]:
     """A web server on this machine, with an index and without checksums."""
     shutil.copytree(tree, tmp_path / "web" / "a set")
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    handler = partial(Quiet, directory=str(tmp_path / "web"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -230,3 +237,19 @@ def test_over_http_folders_with_an_index_and_single_slides_with_a_token(tree: Pa
     (none,) = find_remote([f"{web}/none.svs?sig=SECRET"])
     assert "no such file" in str(none.error)
     assert "SECRET" not in str(none.error)
+
+
+@pytest.mark.fault
+def test_what_gives_access_is_nowhere_in_results_log_or_console(
+    web: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_user = web.replace("http://", "http://ann:hunter2@")
+    addresses = [f"{with_user}/a%20set/{name}?sig=TOKEN" for name in ("one.svs", "none.svs", "dicom/b.dcm")]
+    result = run_batch(addresses, tmp_path / "out", load_config())
+    assert result.n_failed == 3
+    assert f"{web}/a%20set/one.svs: its content is of no known slide format" in str(result.rows[0].error)
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    captured = capsys.readouterr()
+    for text in (written.decode("latin-1"), caplog.text, captured.out, captured.err, repr(result)):
+        assert "hunter2" not in text
+        assert "TOKEN" not in text

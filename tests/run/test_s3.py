@@ -105,8 +105,9 @@ def test_a_store_that_does_not_answer_is_told_and_stops_no_other(
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     (tmp_path / "broken.svs").write_bytes(b"no slide")
-    result = run_batch(["s3://slides/x.svs", tmp_path / "broken.svs"], tmp_path / "out", load_config())
-    assert [row.slide_id for row in result.rows] == ["broken", "x"]
+    addresses = ["s3://slides/x.svs", "s3://slides/y.svs"]
+    result = run_batch([*addresses, tmp_path / "broken.svs"], tmp_path / "out", load_config())
+    assert [row.slide_id for row in result.rows] == ["broken", "x", "y"]
     assert "s3://slides/x.svs: Could not connect to the endpoint" in str(result.rows[1].error)
     assert "Check the address, the network" in str(result.rows[1].error)
     with pytest.raises(SlideError, match=r"s3://slides/set: it cannot be listed \(Could not connect"):

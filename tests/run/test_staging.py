@@ -394,8 +394,9 @@ def test_what_a_killed_run_left_is_removed_and_what_a_living_one_holds_is_not(te
         process = subprocess.Popen([sys.executable, "-c", program])
         wait_until(other.exists)
         (other / "slide.svs").write_bytes(b"a slide")
-        with staging_folder(RunConfig()):
+        with staging_folder(RunConfig()) as third:
             assert other.exists()
+            assert third.stat().st_mode & 0o077 == 0
         process.kill()
         process.wait()
         with staging_folder(RunConfig()) as last:
