@@ -16,6 +16,7 @@ from histo.errors import HistoError, LockLostError
 from histo.results.slides_table import SlideRow
 from histo.run.detect import TileProgress
 from histo.run.pipeline import SlideJob, analyse_slide, has_to_be_copied
+from histo.run.staging import copied
 
 log = logging.getLogger("histo")
 
@@ -97,7 +98,4 @@ def _copy_now(
 ) -> AbstractContextManager[Path | None]:
     if job.remote is None or not has_to_be_copied(job, config, detector):
         return nullcontext()
-    # Nothing of what only remote slides need is loaded for others.
-    from histo.run.staging import copied
-
     return copied(job.remote, config.run, lambda: progress(0, 1))

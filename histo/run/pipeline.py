@@ -83,7 +83,7 @@ class SlideJob:
 
     def tell(self, text: str | Path) -> str:
         """Return a path, or a text that may name one, as it is told: a remote slide by its address."""
-        return path_text(text) if self.remote is None else self.remote.tell(text, self.path)
+        return str(text) if self.remote is None else self.remote.tell(text, self.path)
 
 
 def analyse_slide(
@@ -287,14 +287,14 @@ def _analyse(
     panel_told = None if panel is None else panel_summary(panel, stain, agreement, config)
     summary = SlideSummary(
         slide_id=job.slide_id,
-        path=job.tell(job.path),
+        path=path_text(job.tell(job.path)),
         fingerprint=fingerprint,
         histo_version=__version__,
         config_name=config.name,
         config_sha256=config.fingerprint(),
         detector_name=detector.name,
         detector_sha256=detector.sha256,
-        annotations=None if annotations_path is None else job.tell(annotations_path),
+        annotations=None if annotations_path is None else path_text(job.tell(annotations_path)),
         image=image_summary(slide),
         tissue=TissueSummary(
             tissue_area_mm2=tissue_area_mm2,

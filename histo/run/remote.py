@@ -18,7 +18,6 @@ from fsspec.core import has_magic
 
 from histo.errors import ConfigError, HistoError, SlideError
 from histo.regions.annotations import annotation_names
-from histo.results.slides_table import path_text
 from histo.slide import find_slides, slide_parts
 from histo.slide.find import SUFFIXES
 
@@ -98,8 +97,8 @@ class RemoteSlide:
         A `copy` that is not absolute stands for one that is not there.
         """
         if not copy.is_absolute():
-            return self.address if text == copy else path_text(text)
-        return path_text(text).replace(str(copy), self.address).replace(str(copy.parent), self.folder)
+            return self.address if text == copy else str(text)
+        return str(text).replace(str(copy), self.address).replace(str(copy.parent), self.folder)
 
 
 def is_remote(text: str | Path) -> bool:
@@ -125,6 +124,9 @@ def find_remote(urls: Sequence[str]) -> list[RemoteSlide]:
     """
     found: dict[str, RemoteSlide] = {}
     silent: dict[str, str] = {}
+    for store in {open_store(url)[0] for url in urls}:
+        # What an earlier run in this process has listed may have changed.
+        store.invalidate_cache()
     for url in urls:
         for slide in _find(url, silent):
             found.setdefault(slide.address, slide)
@@ -176,9 +178,8 @@ def reason_of(error: BaseException, url: str) -> str:
     for link in url.split("::"):
         before, _, query = link.partition("://")[2].partition("?")
         user = before.partition("/")[0].rpartition("@")[0]
-        users = () if link.startswith(_AZURE) else (user, user.partition(":")[2])
-        for secret in filter(None, (query, unquote(query), *users)):
-            text = text.replace(secret, "...")
+        for secret in (query, unquote(query), user if ":" in user else "", user.partition(":")[2]):
+            text = text.replace(secret, "...") if secret else text
     # A driver may write an address in its own way.
     return re.sub(r"(\w+://)(?:[^/\s'\"@]*:[^/\s'\"]*@)?([^\s'\"?]*)(\?[^\s'\"]*)?", r"\1\2", text)
 
@@ -306,7 +307,8 @@ def _listed(store: Any, top: str, *, whole: bool = False) -> tuple[dict[str, Inf
             # Pages over HTTP have links to anywhere.
             name = _below(folder, info["name"])
             rest = f"{inside}/{name}" if inside else name
-            if not name or "/" in name or (name.startswith(".") and not whole and name not in _ZARR_METADATA):
+            hidden = name.startswith(".") and not whole and name not in _ZARR_METADATA
+            if not name or "/" in name or name in (".", "..") or hidden:
                 continue
             if info["type"] == "directory":
                 below.append((info["name"], rest))
@@ -373,6 +375,8 @@ def _slides(
                 there[rest] = info
             else:
                 log.warning("%s: passed over; no file here can be called so", told(_child(base_url, given)))
+        if target and target not in there and target not in zarrs:
+            raise FileNotFoundError(target)
         slides = []
         for path in find_slides([top / target]):
             inside = path.parent.relative_to(top).as_posix()
@@ -380,11 +384,9 @@ def _slides(
             address = told(_child(folder_url, path.name))
             slide = RemoteSlide(path.name, address, told(folder_url).rstrip("/"), folder_url)
             before = "" if inside == "." else f"{inside}/"
-            here = {
-                rest.removeprefix(before): info for rest, info in there.items() if rest.startswith(before)
-            }
+            is_zarr = f"{before}{path.name}" in zarrs
             try:
-                slides.append(_with_files(store, slide, path, here, is_zarr=f"{before}{path.name}" in zarrs))
+                slides.append(_with_files(store, slide, path, before, there, is_zarr=is_zarr))
             except Exception as error:  # every driver has its own
                 slides.append(replace(slide, error=reason_of(error, base_url)))
     return slides
@@ -393,11 +395,17 @@ def _slides(
 def _sketch(store: Any, top: Path, rest: str, info: Info) -> bool:
     """Make a file of the same name, with what of its content is telling; False where none can be named so."""
     path = PurePosixPath(rest)
-    if path.as_posix() != rest or path.is_absolute() or ".." in path.parts or Path(rest).drive:
+    if not _is_inside(rest):
         return False
     n_bytes = _TELLING_BYTES.get(path.name, _TELLING_BYTES.get(path.suffix.lower(), 0))
     end = min(n_bytes, n_bytes if info.get("size") is None else info["size"])
-    content = store.cat_file(info["name"], start=0, end=end) if end else b""
+    try:
+        content = store.cat_file(info["name"], start=0, end=end) if end else b""
+    except (FileNotFoundError, PermissionError) as error:
+        if not is_final(error):
+            raise
+        log.warning("%s: it cannot be read (%s)", rest, reason_of(error, info["name"]))
+        content = b""
     try:
         (top / rest).parent.mkdir(parents=True, exist_ok=True)
         (top / rest).write_bytes(content)
@@ -407,17 +415,24 @@ def _sketch(store: Any, top: Path, rest: str, info: Info) -> bool:
 
 
 def _with_files(
-    store: Any, slide: RemoteSlide, path: Path, here: Mapping[str, Info], *, is_zarr: bool
+    store: Any, slide: RemoteSlide, path: Path, before: str, there: Mapping[str, Info], *, is_zarr: bool
 ) -> RemoteSlide:
-    """Say which files make up a slide; `path` is its sketch, `here` what lies in and below its folder."""
+    """Say which of the files `there` make up a slide; `path` is its sketch, `before` what leads to it."""
+    own: dict[str, Info] = {}
     if is_zarr:
         key = open_store(_child(slide.url, slide.name))[1]
         listed = _listed(store, key, whole=True)[0]
         own = {f"{slide.name}/{rest}": info for rest, info in listed.items()}
     else:
-        parts = tuple(part.name for part in slide_parts(path))
-        own = {name: info for name, info in here.items() if name.partition("/")[0] in parts}
-    beside = {name: here[name] for name in annotation_names(slide.name) if name in here and name not in own}
+        for part in slide_parts(path):
+            key = f"{before}{part.name}"
+            names = [key] if key in there else [rest for rest in there if rest.startswith(f"{key}/")]
+            own |= {rest.removeprefix(before): there[rest] for rest in names}
+    beside = {
+        name: there[f"{before}{name}"]
+        for name in annotation_names(slide.name)
+        if f"{before}{name}" in there and name not in own
+    }
     few = len(own) <= MANY_FILES
     return replace(
         slide,
@@ -426,8 +441,18 @@ def _with_files(
     )
 
 
+def _is_inside(name: str) -> bool:
+    """Tell whether a file of such a name comes to lie below its folder, under this very name."""
+    path = PurePosixPath(name)
+    return (
+        path.as_posix() == name and not path.is_absolute() and ".." not in path.parts and not Path(name).drive
+    )
+
+
 def _file(store: Any, name: str, info: Info, *, ask: bool) -> RemoteFile:
     key = info["name"]
+    if not _is_inside(name):
+        raise ValueError(f"no file here can be called {name!r}")
     if ask and (info.get("size") is None or version_of(info) is None):
         # Some say less in a list than when they are asked.
         info = {**info, **store.info(key)}

@@ -15,6 +15,7 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
+from fsspec.implementations.memory import MemoryFileSystem
 
 from histo.config import load_config
 from histo.errors import ConfigError, SlideError
@@ -153,6 +154,17 @@ def test_keys_that_lead_out_of_the_folder_are_passed_over(memory: str) -> None:
     ):
         store.store[key] = store.store["/bucket/one.svs"]
     assert [slide.name for slide in find_remote([f"{memory}/odd"])] == ["y.svs"]
+    (before,) = find_remote([f"{memory}/five.ome.zarr"])
+    store.store["/bucket/five.ome.zarr/0/../../../../etc/x"] = store.store["/bucket/one.svs"]
+    (after,) = find_remote([f"{memory}/five.ome.zarr"])
+    assert after.files == before.files
+
+
+def test_a_list_of_an_earlier_run_is_not_used_again(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(MemoryFileSystem, "invalidate_cache", lambda self, path=None: asked.append(self))
+    find_remote([f"{memory}/one.svs", f"{memory}/two.ome.tif"])
+    assert len(asked) == 1
 
 
 def test_a_missing_slide_is_listed_with_its_error_and_a_missing_folder_is_none(memory: str) -> None:
