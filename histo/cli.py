@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,14 +48,17 @@ SetOption = Annotated[
 @app.command()
 def infer(
     slides: Annotated[
-        list[Path] | None, typer.Argument(help="Slides, and folders that are searched for slides.")
+        list[str] | None,
+        typer.Argument(
+            help="Slides, and folders that are searched for slides; also s3://, gs://, az://, https:// ..."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Results folder; resumed where it exists.")
     ] = None,
     config: ConfigOption = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="CSV: slide, patient, site, mpp_um ... of each slide.")
+        Path | None, typer.Option(help="CSV: slide, path, patient, site, mpp_um ... of each slide.")
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="Folder of annotation files; default: beside each slide.")
@@ -69,6 +73,10 @@ def infer(
             help="Slides over workers: local, local:N, tcp://HOST:PORT (Dask), or a YAML for Slurm."
         ),
     ] = None,
+    stage: Annotated[
+        Path | None,
+        typer.Option(help="Folder for copies of remote slides; default: of the system's temporary files."),
+    ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Render a small paired cohort with known truth and analyse it.")
     ] = False,
@@ -80,6 +88,8 @@ def infer(
     overrides = list(settings or [])
     if device is not None:
         overrides.append(f"run.device={device}")
+    if stage is not None:
+        overrides.append(f"run.stage_dir={json.dumps(str(stage))}")
     settled = load_config(config, overrides)
     if out is None:
         raise ConfigError("no results folder", fix="Name one with --out DIR")
@@ -95,16 +105,22 @@ def infer(
         from histo.run.demo import run_demo
 
         raise typer.Exit(0 if run_demo(out, settled, console, workers) else _SOME_FAILED)
-    if not slides:
-        raise ConfigError("no slides named", fix="Name slide files or folders, or use --demo")
     from histo.cohort.manifest import read_manifest
+
+    told = None if manifest is None else read_manifest(manifest)
+    if not slides and told is not None:
+        slides = told.slides
+    if not slides:
+        raise ConfigError(
+            "no slides named", fix="Name slide files or folders, a manifest with a column 'path', or --demo"
+        )
     from histo.run.batch import run_batch
 
     result = run_batch(
         slides,
         out,
         settled,
-        manifest=None if manifest is None else read_manifest(manifest),
+        manifest=told,
         annotations=annotations,
         mpp=mpp,
         cluster=workers,

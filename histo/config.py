@@ -268,6 +268,10 @@ class RunConfig(_Section):
     tile_offset_um: tuple[float, float] = (0.0, 0.0)
     reader_threads: Annotated[int, Field(ge=1)] = 2
     read_ahead_tiles: Annotated[int, Field(ge=1)] = 3
+    # Copies of slides from S3 and the like: where (None: where the system has its temporary files), and how
+    # many GB at once in a process (None: as the disk has room).
+    stage_dir: str | None = None
+    stage_gb: Annotated[float, Field(gt=0)] | None = None
 
 
 class Config(_Section):

@@ -16,7 +16,7 @@ from histo.tables.zones import SITES
 GROWTH_PATTERNS = ("desmoplastic", "replacement", "pushing", "mixed")
 _GROWTH_PATTERN_LETTERS = {name[0]: name for name in GROWTH_PATTERNS}
 _SHOWN = 100
-_KNOWN = ("slide", "patient", "lesion", "site", "stain", "mpp_um", "growth_pattern", "treatment")
+_KNOWN = ("slide", "path", "patient", "lesion", "site", "stain", "mpp_um", "growth_pattern", "treatment")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ManifestRow:
     """One slide. Empty cells of the CSV are None; columns of the user's own are kept in `covariates`."""
 
     slide: str
+    path: str | None
     patient: str | None
     lesion: str | None
     site: str | None
@@ -44,6 +45,11 @@ class Manifest:
     def row_for(self, slide: Path) -> ManifestRow | None:
         """Return the row of a slide, or None where the manifest does not name it."""
         return self.rows.get(slide.name) or self.rows.get(slide.stem)
+
+    @property
+    def slides(self) -> list[str]:
+        """Paths and addresses of the slides, as far as the manifest tells them."""
+        return [row.path for row in self.rows.values() if row.path is not None]
 
     @property
     def names_sites(self) -> bool:
@@ -67,9 +73,10 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
-    The CSV (comma or semicolon, UTF-8) has a column `slide` (file name), and optionally `patient`, `lesion`,
-    `site` (primary or metastasis), `stain`, `mpp_um`, `growth_pattern` (desmoplastic, replacement, pushing or
-    mixed, or their first letter), `treatment`, and any others: covariates.
+    The CSV (comma or semicolon, UTF-8) has a column `slide` (file name), and optionally `path` (of the file,
+    from the manifest's folder, or its address in a store), `patient`, `lesion`, `site` (primary or
+    metastasis), `stain`, `mpp_um`, `growth_pattern` (desmoplastic, replacement, pushing or mixed, or their
+    first letter), `treatment`, and any others: covariates.
 
     Raises
     ------
@@ -100,6 +107,7 @@ def read_manifest(path: Path) -> Manifest:
             continue
         rows[slide] = ManifestRow(
             slide=slide,
+            path=_path(record.get("path", ""), slide, path.parent, line, mistakes),
             patient=record.get("patient") or None,
             lesion=record.get("lesion") or None,
             site=_one_of("site", record, SITES, {}, line, mistakes),
@@ -134,6 +142,16 @@ def _one_of(
     if value and value not in known:
         mistakes.append(f"line {line}: {column} {text!r} is not one of {', '.join(known)}")
     return value or None
+
+
+def _path(text: str, slide: str, folder: Path, line: int, mistakes: list[str]) -> str | None:
+    if not text:
+        return None
+    is_address = "://" in text
+    name = Path(text.partition("?")[0] if is_address else text).name
+    if slide not in (name, Path(name).stem):
+        mistakes.append(f"line {line}: the path is that of {name!r}, not of {slide!r}")
+    return text if is_address else str(folder / text)
 
 
 def _pixel_size(text: str, line: int, mistakes: list[str]) -> float | None:

@@ -116,6 +116,7 @@ def _entry(record: Mapping[str, Any], manifest: Manifest | None) -> ManifestRow 
         return manifest.row_for(Path(str(record["path"]))) or manifest.rows.get(str(record["slide_id"]))
     return ManifestRow(
         slide=str(record["slide_id"]),
+        path=None,
         patient=record["patient"],
         lesion=None,
         site=record["site"],

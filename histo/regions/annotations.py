@@ -79,8 +79,7 @@ def find_annotations(slide_path: Path, folder: Path | None = None) -> Path | Non
         raise AnnotationError(
             "no such folder of annotations", path=folder, fix="Give the folder that holds them"
         )
-    stems = {slide_path.name, slide_path.stem, slide_path.stem.removesuffix(".ome")}
-    candidates = sorted(where / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
+    candidates = (where / name for name in annotation_names(slide_path.name))
     found = [path for path in candidates if path != slide_path and path.is_file()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -90,6 +89,13 @@ def find_annotations(slide_path: Path, folder: Path | None = None) -> Path | Non
             fix="Keep the one that is meant",
         )
     return found[0] if found else None
+
+
+def annotation_names(slide_name: str) -> list[str]:
+    """Return what annotation files of a slide can be called, sorted; its own name may be among them."""
+    stem = Path(slide_name).stem
+    stems = {slide_name, stem, stem.removesuffix(".ome")}
+    return sorted(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
 
 
 def read_annotations(path: Path, slide: Slide, names: Mapping[str, RegionName]) -> Annotations:

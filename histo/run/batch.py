@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -47,7 +47,9 @@ from histo.run.lock import Held, guarded, hold, read_owner
 from histo.run.memory import share_freed_memory
 from histo.run.names import slide_ids
 from histo.run.outcome import Place, SlideOutcome, SlideTask, analyse_task
-from histo.run.pipeline import SlideJob
+from histo.run.pipeline import SlideJob, has_to_be_copied
+from histo.run.remote import RemoteSlide, find_remote, is_remote, told
+from histo.run.staging import Ahead, staging_parent
 from histo.slide import find_slides
 
 log = logging.getLogger("histo")
@@ -81,7 +83,7 @@ class BatchResult:
 
 
 def run_batch(
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | str],
     out: Path,
     config: Config,
     *,
@@ -97,7 +99,8 @@ def run_batch(
 
     Parameters
     ----------
-    inputs : slide files and folders, searched for slides.
+    inputs : slide files and folders, searched for slides; and addresses of such in stores that fsspec knows,
+        whose slides come after the others and are copied to the local disk for as long as they are in work.
     out : results folder; made where it does not exist.
     manifest : whose slide is which, and pixel sizes.
     annotations : folder of annotation files; None looks beside each slide.
@@ -106,16 +109,16 @@ def run_batch(
 
     Raises
     ------
-    ConfigError : no slides, a results folder that cannot be written or that another run works on, or no such
-        cluster. One bad slide raises nothing: it is a row with its error.
+    ConfigError : no slides, a results folder that cannot be written or that another run works on, no such
+        cluster, or no driver of a store. One bad slide raises nothing: it is a row with its error.
     ClusterError : workers cannot do the work, or all were lost.
     LockLostError : another run has taken over the results folder.
     """
     console = console or Console(stderr=True)
-    slides = find_slides(inputs)
+    slides = _find(inputs)
     if not slides:
         raise ConfigError(
-            f"no slides found in {', '.join(map(str, inputs))}",
+            f"no slides found in {', '.join(told(str(given)) for given in inputs)}",
             fix="Name slide files, or folders that hold them",
         )
     if annotations is not None and not annotations.is_dir():
@@ -130,8 +133,13 @@ def run_batch(
     return result
 
 
+def _find(inputs: Sequence[Path | str]) -> list[Path | RemoteSlide]:
+    urls = [str(given) for given in inputs if is_remote(given)]
+    return [*find_slides([given for given in inputs if not is_remote(given)]), *find_remote(urls)]
+
+
 def _run(
-    slides: Sequence[Path],
+    slides: Sequence[Path | RemoteSlide],
     config: Config,
     held: Held,
     manifest: Manifest | None,
@@ -148,6 +156,10 @@ def _run(
     detector, trial = (build_detector(config.cells), None) if cluster else ready_detector(config)
     where = f"workers of {cluster}" if cluster else describe_device(detector.device, config.run)
     console.print(f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on {where}")
+    n_remote = sum(isinstance(slide, RemoteSlide) for slide in slides)
+    if n_remote:
+        parent = staging_parent(config.run)
+        console.print(f"remote slides, copied to {parent} before their turn: {n_remote}", soft_wrap=True)
     tasks = _tasks(slides, out, manifest, annotations, mpp)
     outcomes: dict[int, SlideOutcome] = {}
     begun = time.monotonic()
@@ -158,11 +170,11 @@ def _run(
                 log.info("%s: %s", detector.name, trial)
             if held.before is not None:
                 log.warning("going on in place of a run that is dead (%s)", held.before)
-            for name in () if manifest is None else manifest.unused(slides):
+            for name in () if manifest is None else manifest.unused([Path(slide.name) for slide in slides]):
                 log.warning("the manifest names %r, which is not among the slides", name)
             for task in tasks if manifest is not None else ():
                 if task.entry is None:
-                    log.warning("%s: not in the manifest", task.job.path)
+                    log.warning("%s: not in the manifest", task.job.tell(task.job.path))
             if cluster is None:
                 source = _in_turn(tasks, config, detector, held, bars.report)
             else:
@@ -197,22 +209,26 @@ def _run(
 
 
 def _tasks(
-    slides: Sequence[Path],
+    slides: Sequence[Path | RemoteSlide],
     out: Path,
     manifest: Manifest | None,
     annotations: Path | None,
     mpp: float | None,
 ) -> list[SlideTask]:
     tasks = []
-    for path, slide_id in zip(slides, slide_ids(slides), strict=True):
-        entry = None if manifest is None else manifest.row_for(path)
+    for slide, slide_id in zip(slides, slide_ids(slides), strict=True):
+        remote = slide if isinstance(slide, RemoteSlide) else None
+        if remote is not None and annotations is not None:
+            remote = replace(remote, annotations=())
+        entry = None if manifest is None else manifest.row_for(Path(slide.name))
         job = SlideJob(
-            path=path,
+            path=Path(slide.name) if isinstance(slide, RemoteSlide) else slide,
             slide_id=slide_id,
             folder=out / slide_id,
             annotations_folder=annotations,
             mpp_flag=mpp,
             mpp_manifest=None if entry is None else entry.mpp_um,
+            remote=remote,
         )
         tasks.append(SlideTask(job, entry))
     return tasks
@@ -222,12 +238,16 @@ def _in_turn(
     tasks: Sequence[SlideTask], config: Config, detector: Detector, held: Held, report: SlideProgress
 ) -> Generator[tuple[int, SlideOutcome]]:
     """Analyse slides in this process, one after the other; yield number and outcome of each."""
-    place = Place(
-        socket.gethostname(), os.getpid(), describe_device(detector.device, config.run), detector.name
-    )
-    for number, task in enumerate(tasks):
-        progress = guarded(partial(report, number), held.folder, held.owner.token)
-        yield number, analyse_task(task, config, detector, place, progress)
+    device = describe_device(detector.device, config.run)
+    place = Place(socket.gethostname(), os.getpid(), device, detector.name)
+    remote = {number: task.job.remote for number, task in enumerate(tasks) if task.job.remote is not None}
+    with Ahead(
+        remote, lambda number: has_to_be_copied(tasks[number].job, config, detector), config.run
+    ) as ahead:
+        for number, task in enumerate(tasks):
+            progress = guarded(partial(report, number), held.folder, held.owner.token)
+            copy = ahead.copy(number) if number in remote else None
+            yield number, analyse_task(task, config, detector, place, progress, copy)
 
 
 def _tell_states(out: Path, config: Config, console: Console) -> None:

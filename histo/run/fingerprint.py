@@ -22,6 +22,7 @@ def slide_fingerprint(
     annotations: Path | None,
     classifier_sha256: str | None,
     mpp: float | None,
+    store_version: str | None = None,
 ) -> str:
     """Return a SHA-256 that changes whenever the slide's result could.
 
@@ -31,10 +32,11 @@ def slide_fingerprint(
     detector : name and SHA-256 of what finds the cells.
     classifier_sha256 : of the tissue classifier; None where none is configured.
     mpp : pixel size given by flag or manifest, in um; None where the metadata decides.
+    store_version : what a store says of the content of a remote slide, in place of reading its copy.
     """
     parts = {
         "version": __version__,
-        "slide": content_sha256(path),
+        "slide": store_version or content_sha256(path),
         "config": config.fingerprint(),
         "detector": detector,
         "annotations": None if annotations is None else _file_sha256(annotations),

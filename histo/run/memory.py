@@ -17,9 +17,9 @@ def share_freed_memory() -> None:
 
     By default each of glibc's threads has a heap of its own; with some threads that read, decode and compute,
     what is free in one and wanted in another piles up with the slide. Large blocks that lie in the heap keep
-    it from shrinking: returned at once they save 0.05 GB and cost 4 % more processor time. With smaller blocks
-    too it would be 0.1 GB and 15 %: every tile would ask for its pages anew. Affects the whole process; does
-    nothing where the C library is another.
+    it from shrinking: returned at once they save 0.05 GB and cost 4 % more processor time. With smaller ones
+    too it would be 0.1 GB and 15 %: every tile would ask for its pages anew. Affects the whole process;
+    does nothing where the C library is another.
     """
     if sys.platform != "linux":
         return

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from histo.run.remote import RemoteSlide
+
 # Two of them, and what tells equal ones apart, make the name of a pair: a file system takes 255 bytes.
 _MAX_BYTES = 100
 # Names of devices on Windows, with any extension; and endings of the files that lie beside the folders.
@@ -27,21 +29,22 @@ def safe_name(name: str) -> str:
     return f"_{kept}" if _RESERVED.fullmatch(kept) else kept
 
 
-def slide_ids(slides: Sequence[Path]) -> list[str]:
+def slide_ids(slides: Sequence[Path | RemoteSlide]) -> list[str]:
     """Name each slide's results folder: its file name without extensions, made safe and unique.
 
-    Slides of the same name in different folders get a short hash of their path; so do names that some file
-    systems do not tell apart (by case, or by how an accent is encoded).
+    Slides of the same name in different folders get a short hash of their path or address; so do names that
+    some file systems do not tell apart (by case, or by how an accent is encoded).
     """
-    stems = [re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", path.name, flags=re.IGNORECASE) for path in slides]
+    places = [slide.address if isinstance(slide, RemoteSlide) else str(slide.resolve()) for slide in slides]
+    stems = [re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", slide.name, flags=re.IGNORECASE) for slide in slides]
     names = [safe_name(stem) for stem in stems]
     ids = names
     # A slide may be called what the short hash makes of another.
     for digits in (8, 64):
         count = Counter(map(_folded, ids))
         ids = [
-            slide_id if count[_folded(slide_id)] == 1 else f"{name}-{_digest(str(path.resolve()))[:digits]}"
-            for slide_id, name, path in zip(ids, names, slides, strict=True)
+            slide_id if count[_folded(slide_id)] == 1 else f"{name}-{_digest(place)[:digits]}"
+            for slide_id, name, place in zip(ids, names, places, strict=True)
         ]
     return ids
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from histo.cells.build import Detector
 from histo.cohort.manifest import ManifestRow
@@ -13,7 +15,8 @@ from histo.config import Config
 from histo.errors import HistoError, LockLostError
 from histo.results.slides_table import SlideRow
 from histo.run.detect import TileProgress
-from histo.run.pipeline import SlideJob, analyse_slide
+from histo.run.pipeline import SlideJob, analyse_slide, has_to_be_copied
+from histo.run.staging import copied
 
 log = logging.getLogger("histo")
 
@@ -28,7 +31,8 @@ class SlideTask:
     def failed(self, error: str) -> SlideRow:
         """Return the row of this slide where it could not be analysed."""
         site, patient = (None, None) if self.entry is None else (self.entry.site, self.entry.patient)
-        return SlideRow.failed(self.job.slide_id, self.job.path, error, site=site, patient=patient)
+        job = self.job
+        return SlideRow.failed(job.slide_id, job.tell(job.path), error, site=site, patient=patient)
 
 
 @dataclass(frozen=True)
@@ -55,22 +59,43 @@ class SlideOutcome:
 
 
 def analyse_task(
-    task: SlideTask, config: Config, detector: Detector, place: Place, progress: TileProgress
+    task: SlideTask,
+    config: Config,
+    detector: Detector,
+    place: Place,
+    progress: TileProgress,
+    copy: AbstractContextManager[Path | None] | None = None,
 ) -> SlideOutcome:
-    """Analyse a slide; an error is a row with its reason. Raises LockLostError alone, see `guarded`."""
+    """Analyse a slide; an error is a row with its reason. Raises LockLostError alone, see `guarded`.
+
+    `copy` gives the copy of a remote slide, or None where none is needed; left out, it is made now.
+    """
     begun = time.monotonic()
     kept = False
+    job = task.job
     try:
-        summary, kept = analyse_slide(task.job, config, detector, progress)
+        if copy is None:
+            copy = _copy_now(job, config, detector, progress)
+        with copy as path:
+            job = job if path is None else replace(job, path=path)
+            summary, kept = analyse_slide(job, config, detector, progress)
     except LockLostError:
         raise
     except HistoError as error:
-        row = task.failed(str(error))
+        row = task.failed(job.tell(str(error)))
     except Exception as error:
         # A fault of ours or of a library must not cost the rest of the night's slides.
-        log.error("%s: unexpected error\n%s", task.job.path, traceback.format_exc())
-        row = task.failed(f"unexpected {type(error).__name__}: {error}")
+        log.error("%s: unexpected error\n%s", job.tell(job.path), job.tell(traceback.format_exc()))
+        row = task.failed(job.tell(f"unexpected {type(error).__name__}: {error}"))
     else:
         site, patient = (None, None) if task.entry is None else (task.entry.site, task.entry.patient)
         row = SlideRow.from_summary(summary, site=site, patient=patient)
     return SlideOutcome(row, kept, round(time.monotonic() - begun, 2), place)
+
+
+def _copy_now(
+    job: SlideJob, config: Config, detector: Detector, progress: TileProgress
+) -> AbstractContextManager[Path | None]:
+    if job.remote is None or not has_to_be_copied(job, config, detector):
+        return nullcontext()
+    return copied(job.remote, config.run, lambda: progress(0, 1))

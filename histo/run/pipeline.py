@@ -53,6 +53,7 @@ from histo.run.describe import (
 from histo.run.detect import TileProgress, detect_tiles
 from histo.run.fingerprint import slide_fingerprint
 from histo.run.journal import TileJournal, remove_journals
+from histo.run.remote import RemoteSlide
 from histo.slide import Box, Slide, open_slide
 from histo.slide.survey import survey_slide
 from histo.slide.tiles import plan_tiles
@@ -68,7 +69,10 @@ _PART = ".part"
 
 @dataclass(frozen=True)
 class SlideJob:
-    """One slide to do: where it is, what is known of it, where its results go."""
+    """One slide to do: where it is, what is known of it, where its results go.
+
+    Of a `remote` slide, `path` is that of its copy, or of nothing before there is one.
+    """
 
     path: Path
     slide_id: str
@@ -76,6 +80,11 @@ class SlideJob:
     annotations_folder: Path | None = None
     mpp_flag: float | None = None
     mpp_manifest: float | None = None
+    remote: RemoteSlide | None = None
+
+    def tell(self, text: str | Path) -> str:
+        """Return a path, or a text that may name one, as it is told: a remote slide by its address."""
+        return str(text) if self.remote is None else self.remote.tell(text, self.path)
 
 
 def analyse_slide(
@@ -95,19 +104,12 @@ def analyse_slide(
     ------
     HistoError : the slide, its pixel size, its channels or its annotations cannot be used.
     """
-    annotations_path = find_annotations(job.path, job.annotations_folder)
-    classifier = load_configured(config)
-    fingerprint = slide_fingerprint(
-        job.path,
-        config,
-        detector=f"{detector.name} {detector.sha256}",
-        annotations=annotations_path,
-        classifier_sha256=None if classifier is None else classifier.sha256,
-        mpp=job.mpp_flag or job.mpp_manifest,
-    )
+    fingerprint = fingerprint_of(job, config, detector)
     kept = read_summary(job.folder)
     if kept is not None and kept.fingerprint == fingerprint:
         return kept, True
+    annotations_path = find_annotations(job.path, job.annotations_folder)
+    classifier = load_configured(config)
     with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest) as slide:
         # Beside the finished files, not in their place: an earlier result stays whole until this one is.
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -135,6 +137,31 @@ def analyse_slide(
     write_text(job.folder / _SUMMARY, summary.model_dump_json(indent=2, exclude=left_out))
     remove_journals(job.folder)
     return summary, False
+
+
+def fingerprint_of(job: SlideJob, config: Config, detector: Detector) -> str:
+    """Return what a finished slide's summary has to carry; of a remote one, by what its store says of it."""
+    store_version = None if job.remote is None else job.remote.version
+    # What lies beside a remote slide is in the store's word for it.
+    has_own = store_version is None or job.annotations_folder is not None
+    classifier = load_configured(config)
+    return slide_fingerprint(
+        job.path,
+        config,
+        detector=f"{detector.name} {detector.sha256}",
+        annotations=find_annotations(job.path, job.annotations_folder) if has_own else None,
+        classifier_sha256=None if classifier is None else classifier.sha256,
+        mpp=job.mpp_flag or job.mpp_manifest,
+        store_version=store_version,
+    )
+
+
+def has_to_be_copied(job: SlideJob, config: Config, detector: Detector) -> bool:
+    """Tell whether a slide is remote and not known to be finished: its store may say too little for that."""
+    if job.remote is None or job.remote.version is None:
+        return job.remote is not None
+    kept = read_summary(job.folder)
+    return kept is None or kept.fingerprint != fingerprint_of(job, config, detector)
 
 
 def read_summary(folder: Path) -> SlideSummary | None:
@@ -276,14 +303,14 @@ def _analyse(
     panel_told = None if panel is None else panel_summary(panel, stain, agreement, config)
     summary = SlideSummary(
         slide_id=job.slide_id,
-        path=path_text(job.path),
+        path=path_text(job.tell(job.path)),
         fingerprint=fingerprint,
         histo_version=__version__,
         config_name=config.name,
         config_sha256=config.fingerprint(),
         detector_name=detector.name,
         detector_sha256=detector.sha256,
-        annotations=None if annotations_path is None else path_text(annotations_path),
+        annotations=None if annotations_path is None else path_text(job.tell(annotations_path)),
         image=image_summary(slide),
         tissue=TissueSummary(
             tissue_area_mm2=tissue_area_mm2,

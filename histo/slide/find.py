@@ -50,6 +50,21 @@ def find_slides(inputs: Sequence[Path | str]) -> list[Path]:
     return found
 
 
+def slide_parts(path: Path) -> list[Path]:
+    """List what a slide is read from: itself; a folder of MRXS, the pictures of VMS, the series of DICOM."""
+    suffix = path.suffix.lower()
+    beside: list[Path] = []
+    if suffix == ".mrxs":
+        beside = [path.with_suffix("")]
+    elif suffix in (".vms", ".vmu"):
+        names = _companions(path.parent, [path.name])
+        beside = [file for file in sorted(path.parent.iterdir()) if file.name.lower() in names]
+    elif suffix == ".dcm" and (series := _dicom_series(path)) is not None:
+        files = sorted(file for file in path.parent.iterdir() if file.suffix.lower() == ".dcm")
+        beside = [file for file in files if file != path and _dicom_series(file) == series]
+    return [path, *beside]
+
+
 def _search(folder: Path, top: Path, visited: set[Path]) -> Iterator[Path]:
     """Yield the slides below a folder, sorted. `visited` folders are not entered again through a link."""
     real = folder.resolve()

@@ -62,9 +62,7 @@ def whole(
 
 
 @pytest.fixture
-def stopped(
-    rendered: RenderedSlide, detector: CellDetector, tmp_path: Path
-) -> Iterator[tuple[Path, list[int]]]:
+def stopped(rendered: RenderedSlide, detector: CellDetector, tmp_path: Path) -> tuple[Path, list[int]]:
     """A run that was stopped after six tiles."""
     folder = tmp_path / "small"
     counting = Counting(detector, stop_at=6)
