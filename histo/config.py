@@ -267,6 +267,8 @@ class RunConfig(_Section):
     tile_offset_um: tuple[float, float] = (0.0, 0.0)
     reader_threads: Annotated[int, Field(ge=1)] = 2
     read_ahead_tiles: Annotated[int, Field(ge=1)] = 3
+    # A read that takes longer hangs: its tile is lost, and after three in a row the slide. None or 0: never.
+    read_timeout_s: Annotated[float, Field(ge=0)] | None = 120.0
 
 
 class Config(_Section):

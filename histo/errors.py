@@ -54,6 +54,10 @@ class TileReadError(SlideError):
     """A part of a slide that cannot be decoded; the rest of the slide may still be good."""
 
 
+class NoAnswerError(SlideError):
+    """A slide whose file system does not answer."""
+
+
 class PixelSizeError(SlideError):
     """No pixel size, or one that is not believable. It is never guessed."""
 
@@ -92,6 +96,10 @@ class WeightsError(HistoError):
 
 class ResultsError(HistoError):
     """A results file that cannot be written, or read back."""
+
+
+class DiskError(ResultsError):
+    """A disk that takes no more results: full, over a quota, or read-only. What comes after fails as well."""
 
 
 class PointsError(HistoError):

@@ -6,11 +6,13 @@ import logging
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 from histo.cells.build import Detector
 from histo.cohort.manifest import ManifestRow
 from histo.config import Config
-from histo.errors import HistoError, LockLostError
+from histo.errors import DiskError, HistoError, LockLostError
+from histo.results.atomic import unwritable
 from histo.results.slides_table import SlideRow
 from histo.run.detect import TileProgress
 from histo.run.pipeline import SlideJob, analyse_slide
@@ -57,16 +59,26 @@ class SlideOutcome:
 def analyse_task(
     task: SlideTask, config: Config, detector: Detector, place: Place, progress: TileProgress
 ) -> SlideOutcome:
-    """Analyse a slide; an error is a row with its reason. Raises LockLostError alone, see `guarded`."""
+    """Analyse a slide; an error is a row with its reason.
+
+    Raises
+    ------
+    LockLostError : see `guarded`.
+    DiskError : no other slide could be written either.
+    """
     begun = time.monotonic()
     kept = False
     try:
         summary, kept = analyse_slide(task.job, config, detector, progress)
-    except LockLostError:
+    except (LockLostError, DiskError):
         raise
     except HistoError as error:
         row = task.failed(str(error))
     except Exception as error:
+        if isinstance(error, OSError):
+            told = unwritable(Path(error.filename or task.job.folder), error)
+            if isinstance(told, DiskError):
+                raise told from error
         # A fault of ours or of a library must not cost the rest of the night's slides.
         log.error("%s: unexpected error\n%s", task.job.path, traceback.format_exc())
         row = task.failed(f"unexpected {type(error).__name__}: {error}")

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ from histo.run.describe import (
     tile_failure,
 )
 from histo.run.detect import TileProgress, detect_tiles
-from histo.run.fingerprint import slide_fingerprint
+from histo.run.fingerprint import SlideContent, slide_content, slide_fingerprint, unchanged
 from histo.slide import Box, Slide, open_slide
+from histo.slide.patience import answer
 from histo.slide.survey import survey_slide
 from histo.slide.tiles import plan_tiles
 from histo.slide.tissue import detect_tissue
@@ -94,10 +96,11 @@ def analyse_slide(
     ------
     HistoError : the slide, its pixel size, its channels or its annotations cannot be used.
     """
-    annotations_path = find_annotations(job.path, job.annotations_folder)
+    timeout_s = config.run.read_timeout_s
+    annotations_path, content = answer(partial(_look_at, job), timeout_s, job.path)
     classifier = load_configured(config)
     fingerprint = slide_fingerprint(
-        job.path,
+        content,
         config,
         detector=f"{detector.name} {detector.sha256}",
         annotations=annotations_path,
@@ -107,7 +110,7 @@ def analyse_slide(
     kept = read_summary(job.folder)
     if kept is not None and kept.fingerprint == fingerprint:
         return kept, True
-    with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest) as slide:
+    with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest, timeout_s=timeout_s) as slide:
         # Beside the finished files, not in their place: an earlier result stays whole until this one is.
         job.folder.mkdir(parents=True, exist_ok=True)
         for left in job.folder.glob(f"{_PART}*"):
@@ -115,24 +118,30 @@ def analyse_slide(
         # A worker that was given up as lost may still write to its own.
         part = Path(tempfile.mkdtemp(prefix=f"{_PART}-", dir=job.folder))
         try:
-            summary = _analyse(
-                slide, job, part, config, detector, annotations_path, classifier, fingerprint, progress
-            )
+            with unchanged(job.path, content, timeout_s):
+                summary = _analyse(
+                    slide, job, part, config, detector, annotations_path, classifier, fingerprint, progress
+                )
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
+    # Without a panel as if there were no such thing.
+    left_out = {"panel"} if summary.panel is None else None
+    # All that takes space is written before anything of an earlier result goes.
+    write_text(part / _SUMMARY, summary.model_dump_json(indent=2, exclude=left_out))
     # The summary goes first and comes last: a folder without one is unfinished.
     (job.folder / _SUMMARY).unlink(missing_ok=True)
-    for file in sorted(part.iterdir()):
+    for file in sorted(part.iterdir(), key=lambda file: (file.name == _SUMMARY, file.name)):
         target = job.folder / file.name
         if target.is_dir():
             shutil.rmtree(target)
         file.replace(target)
     part.rmdir()
-    # Without a panel as if there were no such thing.
-    left_out = {"panel"} if summary.panel is None else None
-    write_text(job.folder / _SUMMARY, summary.model_dump_json(indent=2, exclude=left_out))
     return summary, False
+
+
+def _look_at(job: SlideJob) -> tuple[Path | None, SlideContent]:
+    return find_annotations(job.path, job.annotations_folder), slide_content(job.path)
 
 
 def read_summary(folder: Path) -> SlideSummary | None:
