@@ -411,6 +411,8 @@ def _load_yaml(text: str) -> Any:
         return yaml.load(text, _PlainLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError("a value is not what its tag says") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
 

@@ -236,6 +236,10 @@ def configs() -> dict[str, bytes]:
         "nested": b"[" * 20_000,
         "nested blocks": b"".join(b" " * i + b"a:\n" for i in range(1400)),
         "long": b"a: 1\n" * (1 << 20),
+        "a number that is none": b"a: !!int\n",
+        "a truth that is none": b"a: !!bool x\n",
+        "a day that is none": b"a: !!timestamp x\n",
+        "a long path": b"mpp: 0.5\ngroups: " + b"a" * 8_000 + b"\n",
         "python": b"a: !!python/object/apply:os.system ['true']\n",
     }
 
@@ -246,6 +250,13 @@ def csvs(header: bytes) -> dict[str, bytes]:
         "an open quote": header + b'"' + b"a\n" * (1 << 20),
         "1e5 columns": header.replace(b"\n", b",a" * 100_000 + b"\n"),
     }
+
+
+def states(seed: bytes) -> dict[str, bytes]:
+    gates, table = seed.split(seeds.FILES)
+    return {
+        name: gates + seeds.FILES + data for name, data in csvs(table[: table.index(b"\n") + 1]).items()
+    } | {"nested gates": b'{"gates":' * 100_000 + seeds.FILES + table}
 
 
 def _safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -320,6 +331,7 @@ BOMBS: dict[str, Callable[[bytes], dict[str, bytes]]] = {
     "pairs": lambda seed: csvs(_header(seed)),
     "landmarks": lambda seed: csvs(_header(seed)),
     "own_csv": lambda seed: csvs(_header(seed)),
+    "states": states,
     "weights": weights,
     "classifier": classifiers,
     "summary": summaries,
