@@ -144,13 +144,6 @@ def _run(
     console: Console,
 ) -> BatchResult:
     out = held.folder
-    share_freed_memory()
-    # A classifier that cannot be read is one error, not one for each slide.
-    load_configured(config)
-    # Where workers do the work, this one says whether the weights can be used, and which they are.
-    detector, trial = (build_detector(config.cells), None) if cluster else ready_detector(config)
-    where = f"workers of {cluster}" if cluster else describe_device(detector.device)
-    console.print(f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on {where}")
     tasks = _tasks(slides, out, manifest, annotations, mpp)
     in_the_way = [
         task.job.folder for task in tasks if task.job.folder.exists() and not task.job.folder.is_dir()
@@ -161,6 +154,13 @@ def _run(
             path=out,
             fix="Move them away, or name another --out",
         )
+    share_freed_memory()
+    # A classifier that cannot be read is one error, not one for each slide.
+    load_configured(config)
+    # Where workers do the work, this one says whether the weights can be used, and which they are.
+    detector, trial = (build_detector(config.cells), None) if cluster else ready_detector(config)
+    where = f"workers of {cluster}" if cluster else describe_device(detector.device)
+    console.print(f"histo {__version__}: {len(slides)} slides, {config.name}, {detector.name} on {where}")
     outcomes: dict[int, SlideOutcome] = {}
     begun = time.monotonic()
     try:
