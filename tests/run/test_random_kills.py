@@ -14,24 +14,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 import psutil
 import pytest
+from forks import ROOT, Run, forker, seen, wait_until
 
 from histo.synthetic.slide import SlideSpec, render_slide
 
-ROOT = Path(__file__).resolve().parents[2]
 N_KILLS = int(os.environ.get("HISTO_KILLS", "100"))
 N_SLIDES = 4
 # Of the kills, those of runs over workers: these take longest to start.
 CLUSTER_SHARE = 0.12
 # Files get their final names within a hundredth of the time: some kills wait for that.
 COMMIT_SHARE = 0.3
-PATIENCE_S = 300.0
 
 pytestmark = [
     pytest.mark.fault,
@@ -51,55 +48,6 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Run:
-    """A run that can be killed."""
-
-    def __init__(self, pid: int, ended: Callable[[], int]) -> None:
-        self.pid = pid
-        self.ended = ended
-
-    def lives(self) -> bool:
-        try:
-            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    def kill(self) -> None:
-        psutil.Process(self.pid).kill()
-
-
-class Forker:
-    """Starts runs that need not import anything."""
-
-    def __init__(self, log: Path) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("forked_infer.py")), str(log)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-
-    def start(self, arguments: list[str]) -> Run:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(arguments) + "\n")
-        self.process.stdin.flush()
-        return Run(int(self.process.stdout.readline()), self._code)
-
-    def _code(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
-
-
-@contextmanager
-def forker(log: Path) -> Iterator[Forker]:
-    made = Forker(log)
-    try:
-        yield made
-    finally:
-        made.process.kill()
-        # Closes the pipes.
-        made.process.communicate()
-
-
 def with_workers(arguments: list[str], log: Path) -> Run:
     with log.open("ab") as told:
         process = subprocess.Popen(
@@ -109,16 +57,6 @@ def with_workers(arguments: list[str], log: Path) -> Run:
             stderr=told,
         )
     return Run(process.pid, process.wait)
-
-
-def seen(out: Path) -> dict[str, bytes]:
-    """All files under their final names, but for when and where: what is hidden is not finished."""
-    found = {}
-    for path in sorted(out.rglob("*")):
-        inner = path.relative_to(out)
-        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
-            found[str(inner)] = path.read_bytes()
-    return {name: data for name, data in found.items() if name not in ("run.json", "run.log")}
 
 
 def finished(out: Path) -> dict[str, dict[str, int]]:
@@ -131,16 +69,6 @@ def finished(out: Path) -> dict[str, dict[str, int]]:
         }
         for summary in out.glob("*/summary.json")
     }
-
-
-def wait_until(happened: Callable[[], object], run: Run) -> bool:
-    """Wait for something; tell whether it happened before the run ended."""
-    until = time.monotonic() + PATIENCE_S
-    while not happened():
-        if not run.lives() or time.monotonic() > until:
-            return False
-        time.sleep(0.001)
-    return True
 
 
 def moved(out: Path) -> frozenset[str]:
