@@ -90,7 +90,10 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_space(
         assert files(out) == whole
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97])
+@pytest.mark.parametrize(
+    "share",
+    [0.0, 0.5, 0.97, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.1, 0.3, 0.7, 0.9))],
+)
 def test_wherever_it_fills_up_the_result_of_before_is_kept(
     slides: Path, undisturbed: Path, tmp_path: Path, detector: Detector, share: float
 ) -> None:
