@@ -542,7 +542,7 @@ def _end(code: Any) -> NoReturn:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        os._exit(code if isinstance(code, int) else int(code is not None))
     raise SystemExit(code)
 
 

@@ -29,8 +29,13 @@ class Run:
         except psutil.NoSuchProcess:
             return False
 
-    def kill(self) -> None:
-        psutil.Process(self.pid).kill()
+    def kill(self) -> bool:
+        """Kill it; tell whether it still lived."""
+        try:
+            psutil.Process(self.pid).kill()
+        except psutil.NoSuchProcess:
+            return False
+        return True
 
 
 class Forker:

@@ -86,12 +86,11 @@ def moved(out: Path) -> frozenset[str]:
 
 def workers_of(run: Run) -> list[psutil.Process]:
     found = []
-    for child in psutil.Process(run.pid).children(recursive=True):
-        try:
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.Error:
-            continue
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(run.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    found.append(child)
     return found
 
 
@@ -142,10 +141,9 @@ def test_a_hundred_kills_lose_nothing(slides: Path, tmp_path: Path) -> None:
                                 kills["workers"] += 1
                     else:
                         orphans = workers_of(run)
-                        run.kill()
+                        kills["runs with workers" if over_workers else "runs"] += run.kill()
                         # They see that it is gone.
                         assert psutil.wait_procs(orphans, timeout=120)[1] == []
-                        kills["runs with workers" if over_workers else "runs"] += 1
                         break
                 code = run.ended()
                 # A slide whose workers were killed three times is a failed row, which the next run mends.
