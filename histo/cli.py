@@ -513,8 +513,9 @@ def main(command: Literal["infer", "train"] | None = None) -> None:
     )
     # It reports every oddity of a damaged file; what matters of it comes back as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    before: Any = None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
+        before = signal.signal(signal.SIGTERM, _terminated)
     arguments: dict[str, Any] = {"prog_name": None if command is None else f"{command}.py"}
     single = app if command is None else _only(command)
     try:
@@ -527,6 +528,9 @@ def main(command: Literal["infer", "train"] | None = None) -> None:
         if end.code in (_INTERRUPTED, _TERMINATED):
             Console(stderr=True).print("stopped; run the same command again to go on where it was")
         _end(end.code)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _terminated(*_: object) -> None:
