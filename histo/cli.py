@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import sys
+import threading
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,6 +30,7 @@ app = typer.Typer(
 _SOME_FAILED = 1
 _BAD_USAGE = 2
 _INTERRUPTED = 130
+_TERMINATED = 143
 
 # As `histo.tables.layouts.Format`, which is not imported here: the command line has to start at once.
 Format = Literal["qupath_zones", "zones", "qupath", "halo", "inform", "columns"]
@@ -524,18 +529,41 @@ def main(command: Literal["infer", "train"] | None = None) -> None:
     )
     # It reports every oddity of a damaged file; what matters of it comes back as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    before: Any = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, _terminated)
     arguments: dict[str, Any] = {"prog_name": None if command is None else f"{command}.py"}
     single = app if command is None else _only(command)
     try:
         single(**arguments)
     except HistoError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(_BAD_USAGE) from None
+        _end(_BAD_USAGE)
     except SystemExit as end:
         # Typer has turned Ctrl-C into this.
-        if end.code == _INTERRUPTED:
+        if end.code in (_INTERRUPTED, _TERMINATED):
             Console(stderr=True).print("stopped; run the same command again to go on where it was")
-        raise
+        _end(end.code)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(*_: object) -> None:
+    """End as Ctrl-C does, with what is finished in the tables: schedulers ask before they kill."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(_TERMINATED)
+
+
+def _end(code: Any) -> NoReturn:
+    patience = sys.modules.get("histo.slide.patience")
+    if patience is not None and patience.hung_reads():
+        # Python waits for threads of libraries that wait for such a read.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+    raise SystemExit(code)
 
 
 def _only(command: Literal["infer", "train"]) -> typer.Typer:

@@ -272,6 +272,8 @@ class RunConfig(_Section):
     # many GB at once in a process (None: as the disk has room).
     stage_dir: str | None = None
     stage_gb: Annotated[float, Field(gt=0)] | None = None
+    # A read that takes longer hangs: its tile is lost, and after three in a row the slide. None or 0: never.
+    read_timeout_s: Annotated[float, Field(ge=0)] | None = 120.0
 
 
 class Config(_Section):
@@ -414,6 +416,8 @@ def _load_yaml(text: str) -> Any:
         return yaml.load(text, _PlainLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError("a value is not what its tag says") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 # What a damaged file says of itself can be of any length.
 _MAX_CHARACTERS = 4_000
+_MAX_PATH = 1_000
 
 
 class HistoError(Exception):
@@ -28,14 +29,14 @@ class HistoError(Exception):
         return _rebuild, (type(self), self.what, self.path, self.fix)
 
     def __str__(self) -> str:
-        text = self.what if self.path is None else f"{_printable(str(self.path))}: {self.what}"
+        text = self.what if self.path is None else f"{_printable(str(self.path), _MAX_PATH)}: {self.what}"
         return text if self.fix is None else f"{text}. {self.fix}"
 
 
-def _printable(text: str) -> str:
+def _printable(text: str, most: int = _MAX_CHARACTERS) -> str:
     """Cut a text that is too long, and write out what no console and no file takes: half letters, escapes."""
-    if len(text) > _MAX_CHARACTERS:
-        text = f"{text[: _MAX_CHARACTERS - 40]} ... ({len(text)} characters)"
+    if len(text) > most:
+        text = f"{text[: most - 40]} ... ({len(text)} characters)"
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
@@ -52,6 +53,14 @@ class SlideError(HistoError):
 
 class TileReadError(SlideError):
     """A part of a slide that cannot be decoded; the rest of the slide may still be good."""
+
+
+class SlideChangedError(SlideError):
+    """A slide that is not the same at the end of its analysis as at the beginning."""
+
+
+class NoAnswerError(SlideError):
+    """A slide whose file system does not answer."""
 
 
 class PixelSizeError(SlideError):
@@ -96,6 +105,10 @@ class WeightsError(HistoError):
 
 class ResultsError(HistoError):
     """A results file that cannot be written, or read back."""
+
+
+class DiskError(ResultsError):
+    """A disk that takes no more results: full, over a quota, or read-only. What comes after fails as well."""
 
 
 class PointsError(HistoError):

@@ -19,9 +19,12 @@ from histo.measure.state.words import check_state_name
 from histo.results.states_files import GATES, STATES_TABLE
 from histo.results.states_page import METHODS
 from histo.tables.file import some
+from histo.tables.written import read_written
 
 _FIX: Final = "Run histo states again"
 _SHOWN: Final = 50
+# Some 500,000 lines: a line per slide, state and zone.
+_MAX_BYTES: Final = 1 << 26
 _COLUMNS: Final = ("slide_id", "state", "zone", "n_cd8", "n_positive", "area_mm2")
 
 
@@ -107,9 +110,9 @@ def _read_gates(path: Path) -> BatchGates:
 
 def _read_counts(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise ResultsError(f"the states cannot be read ({error})", path=path, fix=_FIX) from None
+        frame = read_written(path, "the table of states", _MAX_BYTES)
+    except ConfigError as error:
+        raise ResultsError(error.what, path=path, fix=_FIX) from None
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
         raise ResultsError(f"no column {', '.join(missing)}", path=path, fix=_FIX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -9,9 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from histo.errors import ResultsError
+from histo.errors import DiskError, ResultsError
+
+_DISK: Final = {
+    errno.ENOSPC: ("is full", "Free space there"),
+    errno.EDQUOT: ("takes no more: a quota is used up", "Free space there, or have the quota raised"),
+    errno.EROFS: ("can only be read", "Make it writable"),
+}
 
 
 def part_path(path: Path) -> Path:
@@ -128,9 +135,35 @@ def discard(part: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> ResultsError:
-    """Say that a file could not be written, why, and what to do."""
+    """Say that a file could not be written, why, and what to do; a DiskError where none could be."""
+    if error.errno in _DISK:
+        what, fix = _DISK[error.errno]
+        return DiskError(
+            f"cannot be written: the disk at {_mount_point(path)} {what}{_left(path)}",
+            path=path,
+            fix=f"{fix}, and run the same command again: what is finished is kept",
+        )
     return ResultsError(
         f"cannot be written ({error.strerror or error})",
         path=path,
         fix="Check that the folder exists, is writable and has space left",
     )
+
+
+def _mount_point(path: Path) -> Path:
+    """Return the folder that the disk of a file is mounted at."""
+    folder = path.absolute().parent
+    try:
+        while not folder.is_mount() and folder != folder.parent:
+            folder = folder.parent
+    except OSError:
+        pass
+    return folder
+
+
+def _left(path: Path) -> str:
+    try:
+        usage = shutil.disk_usage(_mount_point(path))
+    except OSError:
+        return ""
+    return f" ({usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB free)"

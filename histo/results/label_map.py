@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from histo.errors import ResultsError
 from histo.results.atomic import unwritable
 from histo.results.ome_zarr import Shape, create_level, level_shapes, multiscale, write_group
 from histo.slide.geometry import Box
@@ -162,11 +161,7 @@ class LabelMapWriter:
         try:
             array[self._slices(row, column)] = chunk[:height, :width]
         except OSError as error:
-            raise ResultsError(
-                f"the label map cannot be written ({error.strerror or error})",
-                path=self._path,
-                fix="Check that the disk has space left",
-            ) from error
+            raise unwritable(self._path, error) from error
 
     def _slices(self, row: int, column: int) -> tuple[slice, slice]:
         size = self._chunk_px

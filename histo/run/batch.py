@@ -35,7 +35,7 @@ from histo import __version__
 from histo.cells.build import Detector, build_detector
 from histo.cohort.manifest import Manifest
 from histo.config import Config
-from histo.errors import ConfigError, HistoError
+from histo.errors import ConfigError, DiskError, HistoError
 from histo.regions.find import load_configured
 from histo.results.atomic import write_text
 from histo.results.log_file import log_file
@@ -65,7 +65,9 @@ def _make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"cannot write there ({error.strerror})", path=folder, fix="Name another --out"
+            f"cannot write there ({error.strerror})",
+            path=folder,
+            fix="Make room for it, or name another --out",
         ) from None
 
 
@@ -113,6 +115,7 @@ def run_batch(
         cluster, or no driver of a store. One bad slide raises nothing: it is a row with its error.
     ClusterError : workers cannot do the work, or all were lost.
     LockLostError : another run has taken over the results folder.
+    DiskError : nothing more can be written there; slides that are finished are kept.
     """
     console = console or Console(stderr=True)
     slides = _find(inputs)
@@ -149,6 +152,16 @@ def _run(
     console: Console,
 ) -> BatchResult:
     out = held.folder
+    tasks = _tasks(slides, out, manifest, annotations, mpp)
+    in_the_way = [
+        task.job.folder for task in tasks if task.job.folder.exists() and not task.job.folder.is_dir()
+    ]
+    if in_the_way:
+        raise ConfigError(
+            "files lie where the folders of slides belong: " + ", ".join(file.name for file in in_the_way),
+            path=out,
+            fix="Move them away, or name another --out",
+        )
     share_freed_memory()
     # A classifier that cannot be read is one error, not one for each slide.
     load_configured(config)
@@ -160,7 +173,6 @@ def _run(
     if n_remote:
         parent = staging_parent(config.run)
         console.print(f"remote slides, copied to {parent} before their turn: {n_remote}", soft_wrap=True)
-    tasks = _tasks(slides, out, manifest, annotations, mpp)
     outcomes: dict[int, SlideOutcome] = {}
     begun = time.monotonic()
     try:
@@ -256,6 +268,8 @@ def _tell_states(out: Path, config: Config, console: Console) -> None:
 
     try:
         result = states_of_results(out, config)
+    except DiskError:
+        raise
     except HistoError as error:
         log.warning("no states: %s", error)
         return
@@ -272,6 +286,8 @@ def _compare_sites(out: Path, manifest: Manifest, console: Console) -> None:
 
     try:
         summary = analyse(out, out, CohortConfig(), manifest=manifest)
+    except DiskError:
+        raise
     except HistoError as error:
         log.warning("no report of the cohort: %s", error)
         return

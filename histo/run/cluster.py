@@ -26,7 +26,7 @@ from distributed.system import MEMORY_LIMIT
 from histo import __version__
 from histo.cells.build import Detector
 from histo.config import Config
-from histo.errors import ClusterError, ConfigError, HistoError, LockLostError
+from histo.errors import ClusterError, ConfigError, DiskError, HistoError, LockLostError
 from histo.run.cluster_config import LocalWorkers, RunningScheduler, SlurmWorkers, Workers
 from histo.run.detector import ready_detector
 from histo.run.device import choose_device, describe_device, n_cuda
@@ -155,7 +155,7 @@ def _work(order: _Order) -> _Reply:
         try:
             with contextlib.chdir(order.work_folder):
                 return _Reply(_work_here(order, worker, host), None, records)
-        except LockLostError:
+        except (LockLostError, DiskError):
             raise
         except (HistoError, OSError) as error:
             return _Reply(None, f"worker {worker.name} on {host} cannot take part: {error}", records)
@@ -241,6 +241,7 @@ def analyse_on_workers(
     ------
     ConfigError : there is no such cluster, or it has not what the configuration needs.
     ClusterError : a worker cannot do this work, or the scheduler was lost.
+    DiskError : a worker cannot write results any more.
     """
     with _cluster(workers, config, len(tasks), out) as (client, threads, n_gpus):
         orders = [
@@ -335,7 +336,7 @@ def _outcome(future: Future[_Reply], order: _Order) -> tuple[int, SlideOutcome]:
     if future.status == "cancelled":
         raise _scheduler_lost(None)
     error = future.exception()
-    if isinstance(error, LockLostError):
+    if isinstance(error, LockLostError | DiskError):
         raise error
     if isinstance(error, KilledWorker):
         text = (

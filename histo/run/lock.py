@@ -17,7 +17,7 @@ from filelock import SoftFileLease, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from histo.errors import ConfigError, LockLostError
-from histo.results.atomic import write_text
+from histo.results.atomic import unwritable, write_text
 
 # All runs on a folder must agree: a lock that was not renewed for so long belongs to nobody.
 LEASE_S = 60.0
@@ -60,6 +60,7 @@ def hold(folder: Path) -> Iterator[Held]:
     Raises
     ------
     ConfigError : another run works on this folder.
+    ResultsError : nothing can be written there.
     """
     lease = SoftFileLease(folder / _LOCK, lease_duration=LEASE_S)
     before = read_owner(folder)
@@ -67,6 +68,8 @@ def hold(folder: Path) -> Iterator[Held]:
         lease.acquire(timeout=0)
     except Timeout:
         _wait_for_silent(lease, folder)
+    except OSError as error:
+        raise unwritable(folder / _LOCK, error) from error
     owner = Owner(
         token=secrets.token_hex(8),
         host=socket.gethostname(),

@@ -12,7 +12,8 @@ from pathlib import Path
 from histo.cells.build import Detector
 from histo.cohort.manifest import ManifestRow
 from histo.config import Config
-from histo.errors import HistoError, LockLostError
+from histo.errors import DiskError, HistoError, LockLostError
+from histo.results.atomic import unwritable
 from histo.results.slides_table import SlideRow
 from histo.run.detect import TileProgress
 from histo.run.pipeline import SlideJob, analyse_slide, has_to_be_copied
@@ -66,9 +67,14 @@ def analyse_task(
     progress: TileProgress,
     copy: AbstractContextManager[Path | None] | None = None,
 ) -> SlideOutcome:
-    """Analyse a slide; an error is a row with its reason. Raises LockLostError alone, see `guarded`.
+    """Analyse a slide; an error is a row with its reason.
 
     `copy` gives the copy of a remote slide, or None where none is needed; left out, it is made now.
+
+    Raises
+    ------
+    LockLostError : see `guarded`.
+    DiskError : no other slide could be written either.
     """
     begun = time.monotonic()
     kept = False
@@ -79,11 +85,15 @@ def analyse_task(
         with copy as path:
             job = job if path is None else replace(job, path=path)
             summary, kept = analyse_slide(job, config, detector, progress)
-    except LockLostError:
+    except (LockLostError, DiskError):
         raise
     except HistoError as error:
         row = task.failed(job.tell(str(error)))
     except Exception as error:
+        if isinstance(error, OSError):
+            told = unwritable(Path(error.filename or task.job.folder), error)
+            if isinstance(told, DiskError):
+                raise told from error
         # A fault of ours or of a library must not cost the rest of the night's slides.
         log.error("%s: unexpected error\n%s", job.tell(job.path), job.tell(traceback.format_exc()))
         row = task.failed(job.tell(f"unexpected {type(error).__name__}: {error}"))

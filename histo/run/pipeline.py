@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from histo import __version__
 from histo.cells.build import Detector
 from histo.cells.table import CD8, cell_columns, cell_frame, markers_of
 from histo.config import Config, FluorescenceStain
-from histo.errors import TileReadError
+from histo.errors import SlideChangedError, TileReadError
 from histo.measure.cd8_agreement import RingIntensities
 from histo.measure.density_map import DensityMap
 from histo.measure.points import PointCollector
@@ -51,10 +52,11 @@ from histo.run.describe import (
     tile_failure,
 )
 from histo.run.detect import TileProgress, detect_tiles
-from histo.run.fingerprint import slide_fingerprint
+from histo.run.fingerprint import SlideContent, slide_content, slide_fingerprint, unchanged
 from histo.run.journal import TileJournal, remove_journals
 from histo.run.remote import RemoteSlide
 from histo.slide import Box, Slide, open_slide
+from histo.slide.patience import answer
 from histo.slide.survey import survey_slide
 from histo.slide.tiles import plan_tiles
 from histo.slide.tissue import detect_tissue
@@ -82,6 +84,11 @@ class SlideJob:
     mpp_manifest: float | None = None
     remote: RemoteSlide | None = None
 
+    @property
+    def version(self) -> str | None:
+        """Return what the store of a remote slide says of its content; None where it says too little."""
+        return None if self.remote is None else self.remote.version
+
     def tell(self, text: str | Path) -> str:
         """Return a path, or a text that may name one, as it is told: a remote slide by its address."""
         return str(text) if self.remote is None else self.remote.tell(text, self.path)
@@ -104,13 +111,18 @@ def analyse_slide(
     ------
     HistoError : the slide, its pixel size, its channels or its annotations cannot be used.
     """
-    fingerprint = fingerprint_of(job, config, detector)
+    timeout_s = config.run.read_timeout_s
     kept = read_summary(job.folder)
+    # Of a remote slide the store may say all, so that there need be no copy yet.
+    known = job.version is not None
+    if known and kept is not None and kept.fingerprint == fingerprint_of(job, config, detector):
+        return kept, True
+    annotations_path, content = answer(partial(_look_at, job), timeout_s, job.path)
+    classifier = load_configured(config)
+    fingerprint = fingerprint_of(job, config, detector, content)
     if kept is not None and kept.fingerprint == fingerprint:
         return kept, True
-    annotations_path = find_annotations(job.path, job.annotations_folder)
-    classifier = load_configured(config)
-    with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest) as slide:
+    with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest, timeout_s=timeout_s) as slide:
         # Beside the finished files, not in their place: an earlier result stays whole until this one is.
         job.folder.mkdir(parents=True, exist_ok=True)
         for left in job.folder.glob(f"{_PART}*"):
@@ -118,50 +130,62 @@ def analyse_slide(
         # A worker that was given up as lost may still write to its own.
         part = Path(tempfile.mkdtemp(prefix=f"{_PART}-", dir=job.folder))
         try:
-            summary = _analyse(
-                slide, job, part, config, detector, annotations_path, classifier, fingerprint, progress
-            )
-        except BaseException:
+            with unchanged(job.path, content, timeout_s):
+                summary = _analyse(
+                    slide, job, part, config, detector, annotations_path, classifier, fingerprint, progress
+                )
+        except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
+            if isinstance(error, SlideChangedError):
+                # The tiles that are done are not all of one slide.
+                remove_journals(job.folder)
             raise
+    # Without a panel as if there were no such thing.
+    left_out = {"panel"} if summary.panel is None else None
+    # All that takes space is written before anything of an earlier result goes.
+    write_text(part / _SUMMARY, summary.model_dump_json(indent=2, exclude=left_out))
     # The summary goes first and comes last: a folder without one is unfinished.
     (job.folder / _SUMMARY).unlink(missing_ok=True)
-    for file in sorted(part.iterdir()):
+    for file in sorted(part.iterdir(), key=lambda file: (file.name == _SUMMARY, file.name)):
         target = job.folder / file.name
         if target.is_dir():
             shutil.rmtree(target)
         file.replace(target)
     part.rmdir()
-    # Without a panel as if there were no such thing.
-    left_out = {"panel"} if summary.panel is None else None
-    write_text(job.folder / _SUMMARY, summary.model_dump_json(indent=2, exclude=left_out))
     remove_journals(job.folder)
     return summary, False
 
 
-def fingerprint_of(job: SlideJob, config: Config, detector: Detector) -> str:
-    """Return what a finished slide's summary has to carry; of a remote one, by what its store says of it."""
-    store_version = None if job.remote is None else job.remote.version
+def fingerprint_of(
+    job: SlideJob, config: Config, detector: Detector, content: SlideContent | None = None
+) -> str:
+    """Return what a finished slide's summary has to carry; of a remote one, by what its store says of it.
+
+    `content` is that of the slide, where it was looked at already.
+    """
     # What lies beside a remote slide is in the store's word for it.
-    has_own = store_version is None or job.annotations_folder is not None
+    has_own = job.version is None or job.annotations_folder is not None
     classifier = load_configured(config)
     return slide_fingerprint(
-        job.path,
+        job.version or (content or slide_content(job.path)).sha256,
         config,
         detector=f"{detector.name} {detector.sha256}",
         annotations=find_annotations(job.path, job.annotations_folder) if has_own else None,
         classifier_sha256=None if classifier is None else classifier.sha256,
         mpp=job.mpp_flag or job.mpp_manifest,
-        store_version=store_version,
     )
 
 
 def has_to_be_copied(job: SlideJob, config: Config, detector: Detector) -> bool:
     """Tell whether a slide is remote and not known to be finished: its store may say too little for that."""
-    if job.remote is None or job.remote.version is None:
+    if job.version is None:
         return job.remote is not None
     kept = read_summary(job.folder)
     return kept is None or kept.fingerprint != fingerprint_of(job, config, detector)
+
+
+def _look_at(job: SlideJob) -> tuple[Path | None, SlideContent]:
+    return find_annotations(job.path, job.annotations_folder), slide_content(job.path)
 
 
 def read_summary(folder: Path) -> SlideSummary | None:

@@ -74,7 +74,7 @@ def train_regions(
     _check_names([path for path, _ in found])
     shown: list[tuple[str, ClassifiedSlide, tuple[Scribble, ...]]] = []
     for path, file in found:
-        with open_slide(path, mpp=mpp) as slide:
+        with open_slide(path, mpp=mpp, timeout_s=config.run.read_timeout_s) as slide:
             tissue, stain = _looked_over(slide, config)
             scribbles = read_scribbles(file, slide, config.regions.names, line_width_um)
             channels = channels_of(stain, residual_name_of(config.stain))
@@ -138,7 +138,7 @@ def apply_regions(
     for path in slides:
         begun = time.monotonic()
         try:
-            with open_slide(path, mpp=mpp) as slide:
+            with open_slide(path, mpp=mpp, timeout_s=config.run.read_timeout_s) as slide:
                 tissue, stain = _looked_over(slide, config)
                 of = prepared(slide, tissue, stain, config, classifier)
                 raster = classify(classifier, of, threads=config.run.reader_threads)

@@ -71,7 +71,7 @@ def lay_pair(
     HistoError : a slide cannot be read, or the sections cannot be registered at all.
     """
     landmarks = None if pair.landmarks is None else read_landmarks(pair.landmarks)
-    with _opened(slide) as first, _opened(serial) as second:
+    with _opened(slide, run) as first, _opened(serial, run) as second:
         one, two = _look(first, slide, run), _look(second, serial, run)
         mpp = picture_mpp((first, second), config.finest_mpp_um, config.max_px)
         pictures = (
@@ -131,7 +131,7 @@ def lay_pair(
     return result.model_copy(update={"status": "done", "zones": zones})
 
 
-def _opened(result: SlideResult) -> Slide:
+def _opened(result: SlideResult, run: Config) -> Slide:
     image = result.summary.image
     path = Path(result.summary.path)
     if not path.exists():
@@ -145,6 +145,7 @@ def _opened(result: SlideResult) -> Slide:
         path,
         mpp=image.mpp_x_um if image.mpp_source == "flag" else None,
         manifest_mpp=image.mpp_x_um if image.mpp_source == "manifest" else None,
+        timeout_s=run.run.read_timeout_s,
     )
 
 

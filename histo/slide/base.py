@@ -13,6 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo.slide.geometry import Box
+from histo.slide.patience import Patience
 from histo.slide.resample import area_average, source_span
 
 # Source pixels that one read holds at a time.
@@ -84,6 +86,11 @@ class Slide(ABC):
         self.mpp = mpp
         self.mpp_source: MppSource = mpp_source
         self._local = threading.local()
+        self._patience: Patience | None = None
+
+    def limit_reads(self, seconds: float | None) -> None:
+        """Let a read take at most so many seconds; None or 0 for as long as it takes, as at first."""
+        self._patience = Patience(seconds) if seconds else None
 
     # What a backend gives -----------------------------------------------------------------------------------
 
@@ -156,8 +163,14 @@ class Slide(ABC):
 
         Raises
         ------
-        TileReadError : stored data under the box cannot be decoded.
+        TileReadError : stored data under the box cannot be decoded, or not within the time of `limit_reads`.
+        NoAnswerError : the file system does not answer.
         """
+        if self._patience is None:
+            return self._read(box, mpp)
+        return self._patience.read(partial(self._read, box, mpp), self.path)
+
+    def _read(self, box: Box, mpp: float) -> NDArray[Any]:
         index = self.level_for(mpp)
         level = self.info.levels[index]
         # A coarse read of a file without coarse levels: in halves, so that memory stays bounded.
@@ -165,8 +178,8 @@ class Slide(ABC):
         needed /= level.downsample[0] * level.downsample[1]
         if needed > _MAX_SOURCE_PX and box.height > 1:
             half = box.height // 2
-            upper = self.read(Box(box.x, box.y, box.width, half), mpp)
-            lower = self.read(Box(box.x, box.y + half, box.width, box.height - half), mpp)
+            upper = self._read(Box(box.x, box.y, box.width, half), mpp)
+            lower = self._read(Box(box.x, box.y + half, box.width, box.height - half), mpp)
             return np.concatenate([upper, lower])
         # Level pixels per grid pixel.
         scale_x = mpp / (self.mpp[0] * level.downsample[0])
@@ -189,6 +202,11 @@ class Slide(ABC):
 
     def close(self) -> None:
         """Close the calling thread's handle; a later read opens a new one."""
+        if self._patience is not None:
+            self._patience.close(self._close)
+        self._close()
+
+    def _close(self) -> None:
         handle = getattr(self._local, "handle", None)
         if handle is not None:
             self._local.handle = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import openslide
@@ -11,6 +12,7 @@ from histo.slide import image_backend, openslide_backend, tiff_backend, zarr_bac
 from histo.slide.base import Slide, SlideInfo
 from histo.slide.image_backend import ImageSlide
 from histo.slide.openslide_backend import OpenSlideSlide
+from histo.slide.patience import answer
 from histo.slide.pixel_size import check_area, settle_mpp
 from histo.slide.tiff_backend import TiffSlide
 from histo.slide.zarr_backend import ZarrSlide
@@ -23,7 +25,13 @@ _KNOWN = (
 _COPY = "Copy or export the file again"
 
 
-def open_slide(path: Path | str, *, mpp: float | None = None, manifest_mpp: float | None = None) -> Slide:
+def open_slide(
+    path: Path | str,
+    *,
+    mpp: float | None = None,
+    manifest_mpp: float | None = None,
+    timeout_s: float | None = None,
+) -> Slide:
     """Open a slide, whatever its format.
 
     The backend is chosen by content. Stored JPEG tiles of Aperio and plain TIFF files are decoded directly
@@ -35,18 +43,21 @@ def open_slide(path: Path | str, *, mpp: float | None = None, manifest_mpp: floa
     path : a slide file, or the folder of an OME-Zarr image.
     mpp : pixel size of level 0 in um, as the user gives it; before all else.
     manifest_mpp : pixel size of level 0 in um from a manifest; before the file's own.
+    timeout_s : seconds that a read may take before it counts as hung; None or 0 for ever.
 
     Raises
     ------
-    SlideError : missing, empty, damaged or of no known format.
+    SlideError : missing, empty, damaged or of no known format; or its file system does not answer.
     PixelSizeError : no pixel size, or one outside 0.05 to 5 um (it is never guessed); or a picture that would
         be larger than any glass slide.
     """
     path = Path(path)
-    kind, info = _inspect(path)
+    kind, info = answer(partial(_inspect, path), timeout_s, path)
     size, source = settle_mpp(path, info, mpp=mpp, manifest_mpp=manifest_mpp)
     check_area(path, info, size)
-    return kind(path, info, size, source)
+    slide = kind(path, info, size, source)
+    slide.limit_reads(timeout_s)
+    return slide
 
 
 def _inspect(path: Path) -> tuple[type[Slide], SlideInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -15,6 +16,8 @@ from histo.errors import TileReadError
 from histo.slide.base import Slide
 from histo.slide.tiles import Tile
 
+# For the reads that are under way when nobody wants them any more.
+_END_S = 10.0
 _Job = tuple[Tile, "Future[NDArray[Any]]"]
 
 
@@ -24,7 +27,8 @@ def read_ahead(
     """Read the `read` box of each tile, in the order given.
 
     At most `ahead` tiles are being decoded or wait decoded. The threads end, and their handles are closed,
-    when the iterator is exhausted, closed or interrupted.
+    when the iterator is exhausted, closed or interrupted; one that hangs in a read is not waited
+    for. How long a read may take is the slide's to say, see `Slide.limit_reads`.
 
     Parameters
     ----------
@@ -36,7 +40,8 @@ def read_ahead(
 
     Yields
     ------
-    The tile and its pixels (height, width, channels), or the TileReadError where it cannot be decoded.
+    The tile and its pixels (height, width, channels), or the TileReadError where it cannot be decoded or the
+    read hung.
 
     Raises
     ------
@@ -92,5 +97,6 @@ def read_ahead(
             future.cancel()
         for _ in workers:
             jobs.put(None)
+        until = time.monotonic() + _END_S
         for worker in workers:
-            worker.join()
+            worker.join(max(0.0, until - time.monotonic()))

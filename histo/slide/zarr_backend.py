@@ -26,6 +26,7 @@ from histo.slide.levels import (
     served_dtype,
 )
 from histo.slide.pixel_size import MPP_ORIGIN, um_per
+from histo.slide.zarr_store import bounded_store
 
 _FIX = "Write it as an OME-Zarr 0.4 or 0.5 image"
 _MAX_LEVELS = 64
@@ -148,15 +149,30 @@ def _check_array(path: Path, array: Any) -> None:
     # What is decoded at once is a chunk, of a shard a chunk in it.
     if prod(array.chunks) * array.dtype.itemsize > MAX_TILE_BYTES:
         raise SlideError(f"its chunks {array.chunks} are too large", path=path, fix="Write smaller chunks")
-    stored = array.metadata.to_dict()
-    codecs = [*(stored.get("codecs") or ()), *(stored.get("filters") or ()), stored.get("compressor")]
-    names = [codec.get("name", codec.get("id")) for codec in codecs if codec is not None]
     # "pickle" runs what it finds; the others of this list make objects, never pixels.
-    strange = sorted(
-        {str(name) for name in names} & {"pickle", "json2", "msgpack2", "vlen-bytes", "vlen-utf8"}
-    )
+    strange = sorted(_codecs(array) & {"pickle", "json2", "msgpack2", "vlen-bytes", "vlen-utf8"})
     if strange:
         raise SlideError(f"its codec {strange[0]} is refused", path=path, fix=_FIX)
+
+
+def _codecs(array: Any) -> set[str]:
+    """Return the names of an array's codecs, those inside shards too."""
+    stored = array.metadata.to_dict()
+    waiting = [*(stored.get("codecs") or ()), *(stored.get("filters") or ()), stored.get("compressor")]
+    names = set()
+    while waiting:
+        codec = waiting.pop()
+        if codec is not None:
+            names.add(str(codec.get("name", codec.get("id"))).removeprefix("numcodecs."))
+            waiting += (codec.get("configuration") or {}).get("codecs") or ()
+    return names
+
+
+def _bounded(path: Path) -> Any:
+    """Open an array whose chunks cannot unpack to more than memory holds."""
+    array: Any = zarr.open_array(store=str(path), mode="r")
+    chunk_bytes = prod(array.chunks) * array.dtype.itemsize
+    return zarr.open_array(store=bounded_store(path, _codecs(array), chunk_bytes), mode="r")
 
 
 def _attributes(path: Path) -> Mapping[str, Any]:
@@ -211,7 +227,7 @@ def _arrays(path: Path, image: Path) -> _Arrays:
     multiscale = _multiscale(path, image)
     axes = tuple(multiscale["axis_names"])
     try:
-        arrays = [zarr.open_array(store=str(image / name), mode="r") for name in multiscale["paths"]]
+        arrays = [_bounded(image / name) for name in multiscale["paths"]]
     except MemoryError:
         raise
     except Exception as error:  # zarr raises a wide and changing set on damaged metadata

@@ -18,7 +18,7 @@ _MAX_COLUMNS = 1000
 _FIX = "Save it as CSV with commas or semicolons, in UTF-8, with a name at the head of each column"
 
 
-def read_written(path: Path, what: str) -> pd.DataFrame:
+def read_written(path: Path, what: str, max_bytes: int = _MAX_BYTES) -> pd.DataFrame:
     """Read a CSV (comma, semicolon or tab, UTF-8) as text; columns in small letters, empty cells "".
 
     Empty lines are left out; at the end of a line cells may be missing.
@@ -26,6 +26,7 @@ def read_written(path: Path, what: str) -> pd.DataFrame:
     Parameters
     ----------
     what : what errors call it, e.g. "the manifest".
+    max_bytes : a larger file is refused.
 
     Raises
     ------
@@ -34,9 +35,9 @@ def read_written(path: Path, what: str) -> pd.DataFrame:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ValueError(f"larger than {_MAX_BYTES >> 20} MiB")
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ValueError(f"larger than {max_bytes >> 20} MiB")
         text = data.decode("utf-8-sig")
         separator = max(",;\t", key=text.partition("\n")[0].count)
         header, *rows = [row for row in csv.reader(StringIO(text, ""), delimiter=separator) if row] or [[]]

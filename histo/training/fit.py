@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from histo.cells.network import CellNet, state_arrays
 from histo.cells.weights import Weights, save_weights
-from histo.errors import ConfigError
+from histo.errors import ConfigError, WeightsError
 from histo.results.log_file import log_file
 from histo.training.config import TrainConfig, load_train_config
 from histo.training.data import clean_amounts
@@ -57,6 +58,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     ------
     ConfigError : `out` holds a run and `resume` is False, or the run in it has another configuration.
     DatasetError : a dataset is not there, not laid out as published, or damaged.
+    WeightsError : the checkpoint to go on from is damaged.
     """
     # With several devices, each has a process that comes by here; the first one keeps the folder.
     first = getattr(rank_zero_only, "rank", 0) == 0
@@ -72,8 +74,8 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
         trainer = _trainer(config, out)
         last = out / "checkpoints" / "last.ckpt"
         start = last if resume and last.is_file() else None
-        if start is None or not _stopped(start, config):
-            trainer.fit(module, ckpt_path=start, weights_only=False)
+        if start is None or not _stopped(_read_checkpoint(start), config):
+            trainer.fit(module, ckpt_path=start, weights_only=True)
         path = out / f"{config.name}.safetensors"
         if trainer.is_global_zero:
             best = out / "checkpoints" / "best.ckpt"
@@ -173,12 +175,25 @@ def _average(decay: float) -> WeightAveraging:
     return WeightAveraging(avg_fn=average)
 
 
-def _stopped(checkpoint: Path, config: TrainConfig) -> bool:
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors and plain values alone, for any other pickle can run what it likes."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"the checkpoint cannot be read ({str(error).partition(chr(10))[0]})",
+            path=path,
+            fix="Train again in another folder",
+        ) from None
+    return content
+
+
+def _stopped(checkpoint: dict[str, Any], config: TrainConfig) -> bool:
     """Return whether the run had stopped early where it left a checkpoint."""
     patience = config.optimiser.patience_validations
     if patience is None:
         return False
-    states = torch.load(checkpoint, map_location="cpu", weights_only=False)["callbacks"]
+    states = checkpoint["callbacks"]
     return any(
         state.get("wait_count", 0) >= patience
         for name, state in states.items()
@@ -188,7 +203,7 @@ def _stopped(checkpoint: Path, config: TrainConfig) -> bool:
 
 def _averaged(config: TrainConfig, checkpoint: Path) -> CellNet:
     """Return the network with the averaged weights of a checkpoint."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    state = _read_checkpoint(checkpoint)["state_dict"]
     module = CellTraining(config, [], [])
     module.load_state_dict(state)
     return module.network.eval()

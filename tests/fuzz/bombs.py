@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import pickle
@@ -162,7 +163,7 @@ def pictures() -> dict[str, bytes]:
 
 
 def zarrs() -> dict[str, bytes]:
-    version2 = seeds.zarrs()[0]
+    version2, version3 = seeds.zarrs()
     attributes, array, chunk = version2.split(seeds.FILES, 2)
     stored = json.loads(array)
 
@@ -170,6 +171,22 @@ def zarrs() -> dict[str, bytes]:
         return seeds.FILES.join(
             [attributes, json.dumps(stored | changes).encode().replace(b'format":2', b'format": 2'), chunk]
         )
+
+    def packed(compressor: str, data: bytes) -> bytes:
+        changes = {"compressor": {"id": compressor}}
+        return changed(**changes).removesuffix(chunk) + data
+
+    def packed_3(codec: str, data: bytes) -> bytes:
+        texts = version3.split(seeds.FILES, 2)
+        array3 = json.loads(texts[1])
+        bytes_codec = {"name": "bytes", "configuration": {"endian": "little"}}
+        array3["codecs"] = [bytes_codec, {"name": codec, "configuration": {"level": 1}}]
+        return seeds.FILES.join([texts[0], json.dumps(array3).encode(), data])
+
+    # A frame of Zstandard that states 1e12 bytes; one that states nothing, of blocks of 2 MiB of one byte.
+    stated = b"\x28\xb5\x2f\xfd\xe0" + (10**12).to_bytes(8, "little") + b"\x01\0\0"
+    block = ((1 << 21) - 1 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    unstated = b"\x28\xb5\x2f\xfd\0\x58" + block * 1000 + b"\x01\0\0"
 
     def named(path: str) -> bytes:
         return seeds.FILES.join(
@@ -183,6 +200,16 @@ def zarrs() -> dict[str, bytes]:
         "no pixels": changed(shape=[3, 0, 48]),
         "pickle": changed(filters=[{"id": "pickle", "protocol": 4}]),
         "objects": changed(dtype="|O", filters=[{"id": "pickle"}]),
+        "zlib": packed("zlib", _zeros(1 << 31)),
+        "gzip": packed("gzip", _zeros(1 << 31, wbits=31)),
+        "bz2": packed("bz2", bz2.compress(bytes(1 << 20)) * 2000),
+        "blosc": packed(
+            "blosc", b"\x02\x01\x01\x01" + struct.pack("<III", 2**31 - 17, 1 << 18, 24) + b"\0" * 8
+        ),
+        "zstd": packed("zstd", stated),
+        "zstd without a size": packed("zstd", unstated),
+        "zstd of version 3": packed_3("zstd", stated),
+        "gzip of version 3": packed_3("gzip", _zeros(1 << 31, wbits=31)),
         "elsewhere": named("../../../../etc"),
         "from the root": named("/etc"),
         "deep attributes": b'{"a":' * 100_000 + seeds.FILES + array + seeds.FILES + chunk,
@@ -236,6 +263,10 @@ def configs() -> dict[str, bytes]:
         "nested": b"[" * 20_000,
         "nested blocks": b"".join(b" " * i + b"a:\n" for i in range(1400)),
         "long": b"a: 1\n" * (1 << 20),
+        "a number that is none": b"a: !!int\n",
+        "a truth that is none": b"a: !!bool x\n",
+        "a day that is none": b"a: !!timestamp x\n",
+        "a long path": b"mpp: 0.5\ngroups: " + b"a" * 8_000 + b"\n",
         "python": b"a: !!python/object/apply:os.system ['true']\n",
     }
 
@@ -246,6 +277,13 @@ def csvs(header: bytes) -> dict[str, bytes]:
         "an open quote": header + b'"' + b"a\n" * (1 << 20),
         "1e5 columns": header.replace(b"\n", b",a" * 100_000 + b"\n"),
     }
+
+
+def states(seed: bytes) -> dict[str, bytes]:
+    gates, table = seed.split(seeds.FILES)
+    return {
+        name: gates + seeds.FILES + data for name, data in csvs(table[: table.index(b"\n") + 1]).items()
+    } | {"nested gates": b'{"gates":' * 100_000 + seeds.FILES + table}
 
 
 def _safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -320,6 +358,7 @@ BOMBS: dict[str, Callable[[bytes], dict[str, bytes]]] = {
     "pairs": lambda seed: csvs(_header(seed)),
     "landmarks": lambda seed: csvs(_header(seed)),
     "own_csv": lambda seed: csvs(_header(seed)),
+    "states": states,
     "weights": weights,
     "classifier": classifiers,
     "summary": summaries,

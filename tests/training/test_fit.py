@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from histo.cells.weights import load_weights
-from histo.errors import ConfigError
+from histo.errors import ConfigError, WeightsError
 from histo.training.config import CalibrationConfig, TrainConfig, load_train_config
 from histo.training.data import CropBatches
 from histo.training.evaluate import calibrate
@@ -79,6 +80,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     _interrupt(tiny, tmp_path, 1, monkeypatch)
     _assert_same(train(tiny, tmp_path, resume=True), finished / "cd8.safetensors")
+
+
+class _Runs:
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self) -> object:
+        return Path.touch, (self.touched,)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("how", ["cut", "a program"])
+def test_a_checkpoint_that_is_none_is_refused_and_runs_nothing(
+    how: str, finished: Path, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    last = out / "checkpoints" / "last.ckpt"
+    if how == "cut":
+        last.write_bytes(last.read_bytes()[:5000])
+    else:
+        torch.save({"callbacks": _Runs(tmp_path / "was here")}, last)
+    with pytest.raises(WeightsError, match=r"last\.ckpt: the checkpoint cannot be read .*in another folder"):
+        train(tiny, out, resume=True)
+    assert not (tmp_path / "was here").exists()
 
 
 def _interrupt(config: TrainConfig, out: Path, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
