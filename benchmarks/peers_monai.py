@@ -8,26 +8,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cucim  # noqa: F401 - before torch: after it, loading cuCIM 26.10 does not end
-import monai
+import cucim
 import numpy as np
-import torch
 import zarr
-from monai.inferers import PatchInferer, WSISlidingWindowSplitter
-from monai.inferers.merger import AvgMerger
-from peers_network import RgbNetwork
-from torch.nn import functional as F
 
 
 def main() -> None:
-    start_core_s = time.process_time()
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-    begun = time.perf_counter()
+    # In a process that has loaded torch, cuCIM 26.10 spins for ever as it opens its first slide.
+    cucim.CuImage(job["slide"])
+    import monai
+    import torch
+    from monai.inferers import PatchInferer, WSISlidingWindowSplitter
+    from monai.inferers.merger import AvgMerger
+    from peers_network import RgbNetwork
+    from torch.nn import functional as F
+
+    begun, start_core_s = time.perf_counter(), time.process_time()
     network = RgbNetwork(job["network"], job["precision"])
     mask = np.load(job["mask"])
     # The reader knows stored levels: patches of the finest, averaged to the working pixel size.
     step, patch = job["downsample"], job["tile_px"] * job["downsample"]
-    per_mask_px = job["mask_mpp"] / job["mpp"] * step
+    per_mask_px = job["mask_mpp"] / job["slide_mpp"]
 
     def on_tissue(_: Any, location: tuple[int, int]) -> bool:
         low = [max(0, int(place / per_mask_px)) for place in location]
@@ -61,7 +63,7 @@ def main() -> None:
         "work_s": time.perf_counter() - begun,
         "start_core_s": start_core_s,
         "path": str(path),
-        "versions": f"monai {monai.__version__}, torch {torch.__version__}, reader {job['reader']}",
+        "versions": f"monai {monai.__version__}, torch {torch.__version__}, cucim {cucim.__version__}",
     }
     Path(job["result"]).write_text(json.dumps(result))
 
