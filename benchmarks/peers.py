@@ -31,6 +31,7 @@ memory.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -143,23 +144,27 @@ def measure(command: list[str], log: Path, limit_s: float, result: Path | None =
         lines = log.read_text(errors="replace").strip().splitlines()
         missing = f"failed: {lines[-1][:150] if lines else f'status {status}'} (see {log.name})"
     found = json.loads(result.read_text()) if result is not None and not missing else {}
-    peak_gb = max(peak, usage.ru_maxrss * 1024) / 1e9
-    return Row(wall_s, usage.ru_utime + usage.ru_stime, peak_gb, found, missing)
+    return Row(wall_s, usage.ru_utime + usage.ru_stime, peak / 1e9, found, missing)
 
 
 def tree_bytes(pid: int) -> float:
-    """Return the memory of a process and its descendants, pages that several share counted once."""
-    total = 0.0
-    try:
+    """Return the memory of a process and its descendants, pages that several share counted once.
+
+    Never less than the most that one of them has held; not from `wait4`, where a child begins with the most
+    that its parent has held.
+    """
+    total = highest = 0.0
+    processes: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
         parent = psutil.Process(pid)
-        for process in (parent, *parent.children(recursive=True)):
-            try:
-                total += process.memory_full_info().pss
-            except psutil.Error:
-                continue
-    except psutil.Error:
-        pass
-    return total
+        processes = [parent, *parent.children(recursive=True)]
+    for process in processes:
+        # One that has just ended has neither.
+        with contextlib.suppress(psutil.Error, OSError, IndexError):
+            total += process.memory_full_info().pss
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            highest = max(highest, int(status.split("VmHWM:")[1].split()[0]) * 1024.0)
+    return max(total, highest)
 
 
 def prepare(slide_path: Path, config: Config, folder: Path) -> tuple[dict[str, Any], NDArray[np.bool_]]:
@@ -256,7 +261,7 @@ def compare(
         script = str(HERE / f"peers_{name}.py")
         return measure([python, script, str(path)], folder / f"peers_{label}.log", options.limit_s, result)
 
-    print(f"\n{precision}\n  {'':26s} {'':7s} {'work s':>8s} {'core-s':>8s} {'whole s':>8s} {'peak GB':>7s}")
+    print(f"\n{precision}\n  {'':34s} {'work s':>8s} {'core-s':>8s} {'whole s':>8s} {'peak GB':>7s}")
     missed: list[str] = []
     ours = {what: run(sys.executable, OURS, what, {}) for what in TIMES_AS_FAST}
     for what, row in ours.items():
