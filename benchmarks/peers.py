@@ -65,7 +65,7 @@ HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "cd8_ihc.yaml"
 TILE_PX = 1024
 OURS = "histo"
-# Batches, workers and buffers are the fastest of those tried on two cores, see docs/performance.md.
+# What was tried besides is in docs/performance.md.
 PEERS: dict[str, dict[str, Any]] = {
     "tiatoolbox": {"packages": ["tiatoolbox==2.1.3"], "settings": {"batch_size": 4, "workers": 2}},
     "monai": {
