@@ -69,7 +69,7 @@ OURS = "histo"
 PEERS: dict[str, dict[str, Any]] = {
     "tiatoolbox": {"packages": ["tiatoolbox==2.1.3"], "settings": {"batch_size": 4, "workers": 2}},
     "monai": {
-        "packages": ["monai[cucim]==1.6.1", "zarr==3.1.6"],
+        "packages": ["monai[cucim]==1.6.1", "torch==2.15.0", "zarr==3.1.6"],
         "settings": {"batch_size": 4, "buffer_size": 8, "reader": "cuCIM"},
     },
 }
