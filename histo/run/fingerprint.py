@@ -64,7 +64,7 @@ def unchanged(path: Path, before: SlideContent, timeout_s: float | None = None) 
 
     Raises
     ------
-    SlideChangedError : it is another one at the end, or gone; what the block says of it then counts for nothing.
+    SlideChangedError : it is another one at the end, or gone; what the block says of it counts for nothing.
     """
     try:
         yield
