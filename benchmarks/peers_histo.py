@@ -6,22 +6,24 @@ histo goes on from these maps to cells and keeps neither; this is its reading, i
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import zarr
 from numpy.typing import NDArray
 
-from histo.cells.build import Detector, build_detector
+from histo.cells.build import build_detector
+from histo.cells.detect import CellDetector
 from histo.config import load_config
+from histo.run.device import threads_of
+from histo.run.memory import share_freed_memory
 from histo.slide import open_slide
 from histo.slide.reading import read_ahead
 from histo.slide.survey import survey_slide
@@ -31,14 +33,13 @@ from histo.stain.space import StainTransform, fit_stain
 
 
 def class_logits(
-    detector: Detector, stain: StainTransform, tile: Tile, pixels: NDArray[Any]
+    detector: CellDetector, stain: StainTransform, tile: Tile, pixels: NDArray[Any]
 ) -> NDArray[np.float32]:
     """Return the network's (3, rows, columns) of a tile's core: the one place that knows the detector."""
-    logits = detector.predict(stain(torch.from_numpy(pixels)[None]), [tile]).classes[0]
+    logits = detector.predict(stain(pixels), tile).classes
     core = tile.core
     top, left = (logits.shape[1] - core.height) // 2, (logits.shape[2] - core.width) // 2
-    inner = logits[:, top : top + core.height, left : left + core.width]
-    return np.asarray(inner.float().numpy())
+    return logits[:, top : top + core.height, left : left + core.width]
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -56,11 +57,13 @@ def classes(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def main() -> None:
     start_core_s = time.process_time()
+    share_freed_memory()
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     begun = time.perf_counter()
     config = load_config(Path(job["config"]), [f"cells.precision={job['precision']}"])
-    detector = build_detector(config.cells)
-    torch.set_num_threads(1)  # a tile a core
+    threads = threads_of(config.run)
+    detector = build_detector(config.cells, threads=threads)
+    assert isinstance(detector, CellDetector)
     slide = open_slide(job["slide"])
     survey = survey_slide(slide, config.tissue.mpp_um)
     tissue = detect_tissue(survey, slide.kind, config.tissue)
@@ -91,7 +94,6 @@ def main() -> None:
         found = found[..., : rows - y, : columns - x]
         array[..., y : y + found.shape[-2], x : x + found.shape[-1]] = found
 
-    threads = os.cpu_count() or 1
     reads = read_ahead(
         slide, plan.tiles, plan.mpp, threads=config.run.reader_threads, ahead=config.run.read_ahead_tiles
     )
@@ -109,7 +111,7 @@ def main() -> None:
         "work_s": time.perf_counter() - begun,
         "start_core_s": start_core_s,
         "path": str(path),
-        "versions": f"{detector.name}, torch {torch.__version__}",
+        "versions": f"{detector.name}, OpenVINO {version('openvino')}",
     }
     Path(job["result"]).write_text(json.dumps(result))
 
