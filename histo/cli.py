@@ -387,6 +387,26 @@ def render(
 
 
 @app.command()
+def measure(
+    results: Annotated[Path, typer.Argument(help="Results folder of infer; it is not changed.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results with the new numbers.")],
+    cells: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON of all cells of a slide, as corrected in QuPath; or a folder of such."),
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON of all regions of a slide, as corrected in QuPath; or a folder of such."),
+    ] = None,
+) -> None:
+    """Make the numbers again from cells and regions corrected in QuPath; the network is not run."""
+    from histo.run.corrected import remeasure_folder
+
+    remeasure_folder(results, out, cells=cells, regions=regions)
+    Console(stderr=True).print(f"Results: {out / 'slides.csv'}", soft_wrap=True)
+
+
+@app.command()
 def export(
     onnx: Annotated[Path, typer.Option("--onnx", help="ONNX file to write.")],
     weights: Annotated[

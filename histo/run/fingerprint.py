@@ -12,6 +12,8 @@ from histo.config import Config
 
 _BLOCK = 1 << 16
 _SAMPLES = 64
+# Of the files that are written for a slide: another one where a file is added that others build on.
+_LAYOUT = 2
 
 
 def slide_fingerprint(
@@ -34,6 +36,7 @@ def slide_fingerprint(
     """
     parts = {
         "version": __version__,
+        "layout": _LAYOUT,
         "slide": content_sha256(path),
         "config": config.fingerprint(),
         "detector": detector,
