@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from histo.config import Config, apply_override, describe
 from histo.errors import ConfigError, ResultsError
 from histo.measure.summary import SlideSummary
+from histo.regions.annotations import find_annotations
 from histo.results.slides_table import read_slides_table
 
 
@@ -60,3 +61,42 @@ def stored_summary(folder: Path) -> SlideSummary:
         raise ResultsError(
             "the summary of a slide is missing or of another version", path=path, fix="Run infer again"
         ) from None
+
+
+def slide_files(source: Path | None, summaries: Mapping[str, SlideSummary]) -> dict[str, Path]:
+    """Return the GeoJSON file of each slide that has one.
+
+    Parameters
+    ----------
+    source : a folder of files, named like the slides or their results folders; or the file of the only slide.
+    summaries : by slide id.
+
+    Raises
+    ------
+    ConfigError : a file of no slide, or none at all. AnnotationError : two files of one slide.
+    """
+    if source is None:
+        return {}
+    if source.is_file():
+        if len(summaries) != 1:
+            raise ConfigError(
+                f"one file for {len(summaries)} slides",
+                path=source,
+                fix="Give a folder of files that are named like the slides",
+            )
+        return dict.fromkeys(summaries, source)
+    found: dict[str, Path] = {}
+    for name, summary in summaries.items():
+        path = find_annotations(Path(name), source) or find_annotations(Path(summary.path), source)
+        if path is not None:
+            found[name] = path
+    strange = sorted(
+        {p.name for p in source.iterdir() if ".geojson" in p.name} - {p.name for p in found.values()}
+    )
+    if strange or not found:
+        raise ConfigError(
+            f"files of no slide: {', '.join(strange[:10])}" if strange else "no file of any slide",
+            path=source,
+            fix=f"Name each like its slide, e.g. {next(iter(summaries), 'slide')}.geojson",
+        )
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -17,14 +17,14 @@ from histo.cells.table import CELL_CLASSES
 from histo.config import Config, RegionName
 from histo.errors import AnnotationError, ConfigError
 from histo.measure.summary import Flag, SlideSummary
-from histo.regions.annotations import Annotations, annotations_in, find_annotations, unpacked
+from histo.regions.annotations import Annotations, annotations_in, unpacked
 from histo.regions.geojson import read_geojson
 from histo.regions.shapes import Drawing
 from histo.results.atomic import write_text
 from histo.results.corrections import CellCorrections, correct_cells, read_cell_corrections
 from histo.results.regions_parquet import REGIONS_GEOJSON
 from histo.results.slides_table import SlideRow, path_text, read_slides_table, write_slides_table
-from histo.results.stored import stored_config, stored_summary
+from histo.results.stored import slide_files, stored_config, stored_summary
 from histo.run.describe import agreement_flags
 from histo.run.remeasure import SlideParts, load_parts, mpp_of, remeasure, write_remeasured
 
@@ -66,7 +66,7 @@ def remeasure_folder(
     _check_out(results, out)
     done = [str(name) for name in table.loc[table["status"] != "failed", "slide_id"]]
     summaries = {name: stored_summary(results / name) for name in done}
-    of_cells, of_regions = _files(cells, summaries), _files(regions, summaries)
+    of_cells, of_regions = slide_files(cells, summaries), slide_files(regions, summaries)
     out.mkdir(parents=True, exist_ok=True)
     again: dict[str, SlideSummary] = {}
     for name, before in summaries.items():
@@ -213,35 +213,6 @@ def _regions_in(path: Path, summary: SlideSummary, config: Config) -> Annotation
 def _is_same(before: MultiPolygon, after: MultiPolygon, reach_um: float) -> bool:
     """Tell whether two areas differ nowhere by more than slivers of twice `reach_um`."""
     return bool(shapely.symmetric_difference(before, after).buffer(-reach_um).is_empty)
-
-
-def _files(source: Path | None, summaries: Mapping[str, SlideSummary]) -> dict[str, Path]:
-    """Return the file of each slide that has one; every file must be a slide's."""
-    if source is None:
-        return {}
-    if source.is_file():
-        if len(summaries) != 1:
-            raise ConfigError(
-                f"one file for {len(summaries)} slides",
-                path=source,
-                fix="Give a folder of files that are named like the slides",
-            )
-        return dict.fromkeys(summaries, source)
-    found: dict[str, Path] = {}
-    for name, summary in summaries.items():
-        path = find_annotations(Path(name), source) or find_annotations(Path(summary.path), source)
-        if path is not None:
-            found[name] = path
-    strange = sorted(
-        {p.name for p in source.iterdir() if ".geojson" in p.name} - {p.name for p in found.values()}
-    )
-    if strange or not found:
-        raise ConfigError(
-            f"files of no slide: {', '.join(strange[:10])}" if strange else "no file of any slide",
-            path=source,
-            fix=f"Name each like its slide, e.g. {next(iter(summaries), 'slide')}.geojson",
-        )
-    return found
 
 
 def _check_out(results: Path, out: Path) -> None:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from histo.cells.network import CellNet
-from histo.cells.weights import Weights, save_weights
+from histo.cells.weights import Weights, load_weights, save_weights
 from histo.errors import ConfigError
 from histo.results.log_file import log_file
 from histo.training.config import TrainConfig, load_train_config
@@ -55,6 +55,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     ------
     ConfigError : `out` holds a run and `resume` is False, or the run in it has another configuration.
     DatasetError : a dataset is not there, not laid out as published, or damaged.
+    WeightsError : the weights to begin from cannot be read.
     """
     # With several devices, each has a process that comes by here; the first one keeps the folder.
     first = getattr(rank_zero_only, "rank", 0) == 0
@@ -64,9 +65,13 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
         if config.threads:
             torch.set_num_threads(config.threads)
         lightning.seed_everything(config.seed, verbose=False)
+        # Before any work.
+        beginning = _beginning(config)
         datasets = open_datasets(config)
         validation = _validation(config, datasets)
         module = CellTraining(config, _sources(config, datasets), validation)
+        if beginning is not None:
+            module.network.load_state_dict(beginning.state)
         trainer = _trainer(config, out)
         last = out / "checkpoints" / "last.ckpt"
         start = last if resume and last.is_file() else None
@@ -77,8 +82,25 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
             best = out / "checkpoints" / "best.ckpt"
             kept = best if config.optimiser.patience_validations and best.is_file() else last
             log.info("the weights of %s", kept.name)
-            _finish(_averaged(config, kept), config, datasets, validation, out, path)
+            _finish(_averaged(config, kept), config, datasets, validation, out, path, beginning)
         return path
+
+
+def _beginning(config: TrainConfig) -> Weights | None:
+    """Return the weights to begin from; None begins from chance.
+
+    Raises WeightsError where they cannot be read, ConfigError where they are of another network.
+    """
+    if config.start_from is None:
+        return None
+    weights = load_weights(config.start_from)
+    for name, own, there in (("width", config.width, weights.width), ("mpp", config.mpp, weights.mpp)):
+        if own != there:
+            raise ConfigError(
+                f"start_from names weights of {name} {there}, not {own}", fix=f"Set {name} to {there}"
+            )
+    log.info("begins from the weights %s (%s)", weights.name, weights.sha256[:12])
+    return weights
 
 
 def _sources(config: TrainConfig, datasets: list[OpenDataset]) -> list[Source]:
@@ -199,6 +221,7 @@ def _finish(
     validation: list[Sample],
     out: Path,
     path: Path,
+    beginning: Weights | None,
 ) -> None:
     """Calibrate, measure, and write weights and metrics."""
     amounts = clean_amounts(validation, config.augment, config.seed)
@@ -233,6 +256,7 @@ def _finish(
         training={
             "config": config.portable(),
             "datasets": [opened.record() for opened in datasets],
+            "started_from": None if beginning is None else beginning.sha256,
             "test": metrics["test"],
         },
     )
