@@ -91,8 +91,8 @@ def export_training(
                     )
                 )
             console.print(
-                f"  {name}: {written.n_fields} fields, {written.n_cells} cells, {written.n_cd8} of them CD8+; "
-                f"{written.covered:.0%} of the reviewed area",
+                f"  {name}: {written.n_fields} fields, {written.covered:.0%} of the reviewed area; "
+                f"{written.n_cells} cells, {written.n_cd8} of them CD8+",
                 highlight=False,
             )
 
@@ -119,9 +119,7 @@ def read_reviewed(path: Path, summary: SlideSummary) -> MultiPolygon:
         slide_name=summary.slide_id,
     ).polygons_um.get("other")
     if found is None:
-        raise AnnotationError(
-            "no area of the class Reviewed: where every cell was looked at", path=path, fix=fix
-        )
+        raise AnnotationError("it does not say in which area every cell was looked at", path=path, fix=fix)
     return found
 
 
