@@ -74,7 +74,7 @@ def write_spatialdata(folder: Path, path: Path, slide: Slide, mpp: float) -> Non
     except ImportError as error:
         raise ConfigError(
             f"spatialdata cannot be used ({error})",
-            fix="Install it, with Python 3.12 or newer: pip install 'histo[spatialdata]'",
+            fix="Install the package spatialdata, with Python 3.12 or newer",
         ) from None
     summary = stored_summary(folder)
     to = _Systems(slide.mpp)
@@ -152,9 +152,10 @@ def _lazy(slide: Slide, mpp: float, size: tuple[int, int]) -> da.Array:
         return np.moveaxis(slide.read(Box(left, top, right - left, bottom - top), mpp), -1, 0)
 
     chunks = da.core.normalize_chunks((-1, _CHUNK_PX, _CHUNK_PX), (len(slide.channels), rows, columns))
-    return da.map_blocks(
+    blocks: da.Array = da.map_blocks(
         read, chunks=chunks, dtype=slide.info.dtype, meta=np.empty((0, 0, 0), slide.info.dtype)
     )
+    return blocks
 
 
 def _labels(maps: Path, to: _Systems) -> dict[str, Any]:

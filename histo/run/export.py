@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from rich.console import Console
 from shapely.geometry import MultiPolygon
 
+from histo.cells.table import CD8, CELL_CLASSES
 from histo.datasets.corrected import CorrectedDataset, ReviewedSlide
-from histo.errors import AnnotationError
+from histo.errors import AnnotationError, ConfigError, ResultsError, SlideError
 from histo.measure.summary import SlideSummary
 from histo.regions.annotations import annotations_in, unpacked
 from histo.regions.geojson import read_geojson
 from histo.results.cells_parquet import GEOMETRY, read_cells
+from histo.results.dicom_ann import write_dicom_ann
 from histo.results.slides_table import read_slides_table
 from histo.results.stored import slide_files, stored_summary
+from histo.results.viewers import write_dsa, write_ome_xml
 from histo.slide import Slide, open_slide
 
 # Class of the annotations that say where every cell was looked at.
 REVIEWED: Final = "reviewed"
+Target = Literal["spatialdata", "omero", "dsa", "dicom_ann"]
+_SUFFIXES: Final[dict[Target, str]] = {
+    "spatialdata": ".zarr",
+    "omero": ".ome.xml",
+    "dsa": ".json",
+    "dicom_ann": ".dcm",
+}
 _MAX_BYTES: Final = 1 << 30
 
 
@@ -51,6 +61,62 @@ def stored_slides(source: Path) -> list[StoredSlide]:
     table = read_slides_table(source)
     done = [str(name) for name in table.loc[table["status"] != "failed", "slide_id"]]
     return [StoredSlide(source / name, stored_summary(source / name)) for name in done]
+
+
+def export_slides(
+    source: Path,
+    out: Path,
+    target: Target,
+    *,
+    mpp: float = 1.0,
+    only_cd8: bool = False,
+    console: Console | None = None,
+) -> int:
+    """Write one file or store per slide into `out`; return how many slides failed.
+
+    Parameters
+    ----------
+    source : a results folder, or the folder of one slide in it.
+    target : what to write: `<slide>.zarr`, `.ome.xml`, `.json` or `.dcm`.
+    mpp : um per pixel of the image in a SpatialData store.
+    only_cd8 : leave out other nuclei, for OMERO and DSA, which are slow with hundreds of thousands of shapes.
+
+    Raises
+    ------
+    ResultsError : there are no results. A slide that cannot be exported is told of, and stops no other.
+    """
+    console = console or Console(stderr=True)
+    classes = (CD8,) if only_cd8 else CELL_CLASSES
+    n_failed = 0
+    for stored in stored_slides(source):
+        name = stored.summary.slide_id
+        path = out / f"{name}{_SUFFIXES[target]}"
+        try:
+            _make(out)
+            if target == "spatialdata":
+                from histo.results.spatialdata import write_spatialdata
+
+                with stored.open() as slide:
+                    write_spatialdata(stored.folder, path, slide, mpp)
+            elif target == "dicom_ann":
+                write_dicom_ann(stored.folder, path, Path(stored.summary.path))
+            else:
+                {"omero": write_ome_xml, "dsa": write_dsa}[target](stored.folder, path, classes)
+        except (ResultsError, SlideError) as error:
+            n_failed += 1
+            console.print(f"  [red]failed[/red] {name}: {error}", highlight=False, soft_wrap=True)
+            continue
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    return n_failed
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write there ({error.strerror})", path=folder, fix="Name another folder"
+        ) from None
 
 
 def export_training(
