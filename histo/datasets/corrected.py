@@ -36,7 +36,7 @@ CLASSES: Final = {CD8: "cd8_positive", OTHER: "other_nucleus"}
 GROUPS: Final = "fields.csv"
 _FIELD_PX: Final = 512
 # Smaller ones tell too little of their staining.
-_SMALLEST_PX: Final = 128
+_SMALLEST_PX: Final = 96
 # Less of a cell than this at a field's edge is not worth an outline.
 _SLIVER_UM2: Final = 4.0
 
@@ -206,7 +206,7 @@ class CorrectedDataset:
 
 
 def fields_in(area: MultiPolygon, mpp: float) -> Iterator[Box]:
-    """Yield boxes of the grid at `mpp` that lie wholly in an area (um): 512 px at most, 128 px at least.
+    """Yield boxes of the grid at `mpp` that lie wholly in an area (um): 512 px at most, 96 px at least.
 
     A rectangle is covered but for less than a pixel along its sides; of other shapes the rim is left out.
     """
