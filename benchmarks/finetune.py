@@ -5,8 +5,8 @@
 Renders four slides with a third of the usual brown, in a hue near that of the counterstain, and analyses
 them with the shipped weights. Two of them are corrected as a pathologist would, by the truth, and go the
 user's way: GeoJSON, `histo measure`, `histo export --training`, `train.py` with configs/train_finetune.yaml.
-The other two are analysed again with the new weights. Prints F1 of CD8+ cells (centroids within 4 um of a true
-one) on these two, before and after; writes finetune.json. About five minutes of one core.
+The other two are analysed again with the new weights. Prints F1 of CD8+ cells (centroids within 4 um of a
+true one) on these two, before and after; writes finetune.json. About five minutes of one core.
 """
 
 from __future__ import annotations
