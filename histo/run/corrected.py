@@ -24,7 +24,7 @@ from histo.results.atomic import write_text
 from histo.results.corrections import CellCorrections, correct_cells, read_cell_corrections
 from histo.results.regions_parquet import REGIONS_GEOJSON
 from histo.results.slides_table import SlideRow, path_text, read_slides_table, write_slides_table
-from histo.results.stored import slide_files, stored_config, stored_summary
+from histo.results.stored import slide_files, stored_config, stored_summaries
 from histo.run.describe import agreement_flags
 from histo.run.remeasure import SlideParts, load_parts, mpp_of, remeasure, write_remeasured
 
@@ -64,8 +64,7 @@ def remeasure_folder(
     config = stored_config(results)
     table = read_slides_table(results)
     _check_out(results, out)
-    done = [str(name) for name in table.loc[table["status"] != "failed", "slide_id"]]
-    summaries = {name: stored_summary(results / name) for name in done}
+    summaries = {summary.slide_id: summary for summary in stored_summaries(results)}
     of_cells, of_regions = slide_files(cells, summaries), slide_files(regions, summaries)
     out.mkdir(parents=True, exist_ok=True)
     again: dict[str, SlideSummary] = {}

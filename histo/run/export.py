@@ -18,7 +18,7 @@ from histo.regions.geojson import read_geojson
 from histo.results.cells_parquet import GEOMETRY, read_cells
 from histo.results.dicom_ann import write_dicom_ann
 from histo.results.slides_table import read_slides_table
-from histo.results.stored import slide_files, stored_summary
+from histo.results.stored import slide_files, stored_summaries, stored_summary
 from histo.results.viewers import write_dsa, write_ome_xml
 from histo.slide import Slide, open_slide
 
@@ -58,9 +58,7 @@ def stored_slides(source: Path) -> list[StoredSlide]:
     """
     if (source / "summary.json").is_file():
         return [StoredSlide(source, stored_summary(source))]
-    table = read_slides_table(source)
-    done = [str(name) for name in table.loc[table["status"] != "failed", "slide_id"]]
-    return [StoredSlide(source / name, stored_summary(source / name)) for name in done]
+    return [StoredSlide(source / summary.slide_id, summary) for summary in stored_summaries(source)]
 
 
 def export_slides(
@@ -83,16 +81,23 @@ def export_slides(
 
     Raises
     ------
-    ResultsError : there are no results. A slide that cannot be exported is told of, and stops no other.
+    ResultsError, ConfigError : there are no results, or `out` cannot be written. A slide that cannot be
+        exported is told of, and stops no other.
     """
     console = console or Console(stderr=True)
     classes = (CD8,) if only_cd8 else CELL_CLASSES
     n_failed = 0
-    for stored in stored_slides(source):
+    slides = stored_slides(source)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write there ({error.strerror})", path=out, fix="Name another folder"
+        ) from None
+    for stored in slides:
         name = stored.summary.slide_id
         path = out / f"{name}{_SUFFIXES[target]}"
         try:
-            _make(out)
             if target == "spatialdata":
                 from histo.results.spatialdata import write_spatialdata
 
@@ -108,15 +113,6 @@ def export_slides(
             continue
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     return n_failed
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write there ({error.strerror})", path=folder, fix="Name another folder"
-        ) from None
 
 
 def export_training(
