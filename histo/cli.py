@@ -408,18 +408,87 @@ def render(
 
 
 @app.command()
+def measure(
+    results: Annotated[Path, typer.Argument(help="Results folder of infer; it is not changed.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results with the new numbers.")],
+    cells: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON of all cells of a slide, as corrected in QuPath; or a folder of such."),
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON of all regions of a slide, as corrected in QuPath; or a folder of such."),
+    ] = None,
+) -> None:
+    """Make the numbers again from cells and regions corrected in QuPath; the network is not run."""
+    from histo.run.corrected import remeasure_folder
+
+    remeasure_folder(results, out, cells=cells, regions=regions)
+    Console(stderr=True).print(f"Results: {out / 'slides.csv'}", soft_wrap=True)
+
+
+@app.command()
 def export(
-    onnx: Annotated[Path, typer.Option("--onnx", help="ONNX file to write.")],
+    results: Annotated[
+        Path | None, typer.Argument(help="Results folder, or the folder of one slide in it.")
+    ] = None,
+    spatialdata: Annotated[
+        Path | None, typer.Option(help="Folder for a SpatialData store per slide (extra: spatialdata).")
+    ] = None,
+    omero: Annotated[Path | None, typer.Option(help="Folder for an OME-XML of ROIs per slide.")] = None,
+    dsa: Annotated[
+        Path | None, typer.Option(help="Folder for an annotation of the Digital Slide Archive per slide.")
+    ] = None,
+    dicom_ann: Annotated[
+        Path | None,
+        typer.Option(help="Folder for DICOM annotations per slide that is DICOM (extra: dicom)."),
+    ] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="Folder for a dataset that train takes; needs --reviewed.")
+    ] = None,
+    reviewed: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON with areas of the class Reviewed, per slide; or a folder of such."),
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Of the dataset.")] = "not stated",
+    mpp: Annotated[
+        float, typer.Option(min=0.1, max=64, help="Pixel size in um of the image in SpatialData.")
+    ] = 1.0,
+    only_cd8: Annotated[bool, typer.Option("--only-cd8", help="No other nuclei; OMERO and DSA.")] = False,
+    onnx: Annotated[
+        Path | None, typer.Option(help="ONNX file to write of the network; needs no results.")
+    ] = None,
     weights: Annotated[
-        str, typer.Option("--weights", help="A .safetensors file; default: the shipped weights.")
+        str, typer.Option("--weights", help="Of --onnx: a .safetensors file; default: the shipped weights.")
     ] = "default",
 ) -> None:
-    """Write the network as an ONNX file, to use it without this package."""
-    from histo.cells.onnx import export_onnx
-    from histo.cells.weights import load_weights
+    """Write results for other programs, corrected slides as training data, or the network as ONNX."""
+    given = {"spatialdata": spatialdata, "omero": omero, "dsa": dsa, "dicom_ann": dicom_ann}
+    per_slide = {target: out for target, out in given.items() if out is not None}
+    if not per_slide and training is None and onnx is None:
+        raise ConfigError("nothing to export", fix="Name what to write, e.g. --spatialdata DIR")
+    if (per_slide or training is not None) and results is None:
+        raise ConfigError("no results named", fix="Name the folder that infer has written")
+    if (training is None) != (reviewed is None):
+        raise ConfigError("--training and --reviewed go together", fix="Give both, or neither")
+    console = Console(stderr=True)
+    if onnx is not None:
+        from histo.cells.onnx import export_onnx
+        from histo.cells.weights import load_weights
 
-    export_onnx(load_weights(weights), onnx)
-    Console(stderr=True).print(f"Network: {onnx}", soft_wrap=True)
+        export_onnx(load_weights(weights), onnx)
+        console.print(f"Network: {onnx}", soft_wrap=True)
+    if results is None:
+        return
+    from histo.run.export import export_slides, export_training
+
+    n_failed = 0
+    for target, out in per_slide.items():
+        n_failed += export_slides(results, out, target, mpp=mpp, only_cd8=only_cd8, console=console)  # type: ignore[arg-type]
+    if training is not None and reviewed is not None:
+        export_training(results, training, reviewed, licence=licence, console=console)
+        console.print(f"Dataset: {training}; use it with train as folder:{training}", soft_wrap=True)
+    raise typer.Exit(_SOME_FAILED if n_failed else 0)
 
 
 MppOption = Annotated[

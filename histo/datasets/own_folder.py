@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from histo.datasets.folder_settings import read_folder_settings
@@ -17,6 +19,7 @@ from histo.errors import DatasetError
 
 _NAME = "a folder of one's own"
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_WHITE = ("white_red", "white_green", "white_blue")
 _LABELS = (".tif", ".tiff", ".geojson", ".json", ".csv")
 
 log = logging.getLogger(__name__)
@@ -50,9 +53,14 @@ def own_folder(root: Path, mpp: float | None = None) -> Dataset:
     groups = _groups(root, settings.groups, images)
     if groups is None:
         log.warning("%s: no groups given, each image counts as a patient of its own", root)
-        groups = {stem: (stem, None) for stem in images}
+        groups = {stem: _Line(stem) for stem in images}
     items = [
-        Item(stem, *groups[stem], partial(load_own_image, image, labels[stem], settings, given))
+        Item(
+            stem,
+            (line := groups[stem]).group,
+            line.split,
+            partial(load_own_image, image, labels[stem], settings, given, line.white_point),
+        )
         for stem, image in images.items()
     ]
     return Dataset(root.resolve().name, items, settings.licence, settings.commercial_use)
@@ -81,9 +89,15 @@ def _by_stem(where: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _groups(
-    root: Path, name: str | None, images: dict[str, Path]
-) -> dict[str, tuple[str, Split | None]] | None:
+class _Line(NamedTuple):
+    """What the groups say of an image."""
+
+    group: str
+    split: Split | None = None
+    white_point: tuple[float, float, float] | None = None
+
+
+def _groups(root: Path, name: str | None, images: dict[str, Path]) -> dict[str, _Line] | None:
     if name is None:
         return None
     path = root / name
@@ -103,8 +117,9 @@ def _groups(
             f"split {bad[0]!r} is none of train, validation, test", path=path, fix="Correct the column split"
         )
     by_name = {image.name: stem for stem, image in images.items()} | {stem: stem for stem in images}
-    found: dict[str, tuple[str, Split | None]] = {}
-    for image, group, split in zip(table["image"], table["group"], splits, strict=True):
+    whites = _white_points(table, path)
+    found: dict[str, _Line] = {}
+    for image, group, split, white in zip(table["image"], table["group"], splits, whites, strict=True):
         stem = by_name.get(image)
         if stem is None:
             continue
@@ -112,10 +127,33 @@ def _groups(
             raise DatasetError(
                 f"{image} has {'two lines' if group else 'no group'}", path=path, fix="Correct its line"
             )
-        found[stem] = (group, split or None)
+        found[stem] = _Line(group, split or None, white)
     missing = sorted(set(images) - set(found))
     if missing:
         raise DatasetError(
             f"no line for {len(missing)} images: {', '.join(missing[:5])}", path=path, fix="Add their lines"
         )
+    return found
+
+
+def _white_points(table: pd.DataFrame, path: Path) -> list[tuple[float, float, float] | None]:
+    """Return the white point of each line; None where it has none."""
+    if not set(_WHITE) & set(table.columns):
+        return [None] * len(table)
+    lacking = [name for name in _WHITE if name not in table.columns]
+    if lacking:
+        raise DatasetError(
+            f"no column {', '.join(lacking)}", path=path, fix=f"Give all of {', '.join(_WHITE)}"
+        )
+    found: list[tuple[float, float, float] | None] = []
+    for place, texts in enumerate(table[list(_WHITE)].itertuples(index=False), start=2):
+        if not any(texts):
+            found.append(None)
+            continue
+        red, green, blue = pd.to_numeric(pd.Series(texts), errors="coerce").to_numpy(np.float64).tolist()
+        if not (0 < red <= 255 and 0 < green <= 255 and 0 < blue <= 255):
+            raise DatasetError(
+                f"line {place} has no white point of grey levels above 0 to 255", path=path, fix="Correct it"
+            )
+        found.append((red, green, blue))
     return found

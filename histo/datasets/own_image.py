@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +38,13 @@ _CODES: Final[dict[str, int]] = {
 log = logging.getLogger(__name__)
 
 
-def load_own_image(image: Path, labels: Path, settings: FolderSettings, mpp: float | None) -> AnnotatedImage:
+def load_own_image(
+    image: Path,
+    labels: Path,
+    settings: FolderSettings,
+    mpp: float | None,
+    white_point: tuple[float, float, float] | None = None,
+) -> AnnotatedImage:
     """Read an image and its labels, as `own_folder` describes them.
 
     Where a GeoJSON holds points and outlines, all become points: an outline its centroid.
@@ -45,12 +52,18 @@ def load_own_image(image: Path, labels: Path, settings: FolderSettings, mpp: flo
     Parameters
     ----------
     mpp : um per pixel; None where the image must state it.
+    white_point : of the slide that it was cut from, where that is known.
 
     Raises
     ------
     DatasetError : a file that cannot be read, labels that do not fit the image, classes that are not mapped,
         or no pixel size.
     """
+    annotated_image = _load(image, labels, settings, mpp)
+    return annotated_image if white_point is None else replace(annotated_image, white_point=white_point)
+
+
+def _load(image: Path, labels: Path, settings: FolderSettings, mpp: float | None) -> AnnotatedImage:
     pixels, size = _read_image(image, settings, mpp)
     suffix = labels.suffix.lower()
     if suffix == ".csv":

@@ -114,7 +114,31 @@ def read_annotations(path: Path, slide: Slide, names: Mapping[str, RegionName]) 
     AnnotationError : the file cannot be read, holds no annotation, or does not fit the slide: an annotation
         lies wholly outside of it.
     """
-    drawing = read_drawing(path, slide)
+    return annotations_in(
+        read_drawing(path, slide),
+        path,
+        names,
+        size_px=slide.size_px,
+        mpp=slide.mpp,
+        slide_name=slide.path.name,
+    )
+
+
+def annotations_in(
+    drawing: Drawing,
+    path: Path,
+    names: Mapping[str, RegionName],
+    *,
+    size_px: tuple[int, int],
+    mpp: tuple[float, float],
+    slide_name: str,
+) -> Annotations:
+    """Return the regions of a drawing; parameters and errors as in `read_annotations`.
+
+    Parameters
+    ----------
+    size_px : level-0 (width, height) of the slide. mpp : its um per pixel (x, y). slide_name : for messages.
+    """
     if not drawing.shapes:
         others = ", ".join(f"{n} {kind}" for kind, n in sorted(drawing.ignored.items()))
         raise AnnotationError(
@@ -136,14 +160,13 @@ def read_annotations(path: Path, slide: Slide, names: Mapping[str, RegionName]) 
         if area.is_empty:
             notes["outline without an area: ignored"] += 1
             continue
-        clipped = _clip(area, slide, path)
+        clipped = _clip(area, size_px, slide_name, path)
         if clipped.area < area.area * (1 - _NOTED_LOSS):
             notes["annotation reaches outside the slide: clipped"] += 1
         pieces.setdefault(region, []).append(clipped)
-    mpp_x, mpp_y = slide.mpp
     return Annotations(
         polygons_um={
-            region: as_multipolygon(scale(shapely.union_all(parts), mpp_x, mpp_y, origin=(0, 0)))
+            region: as_multipolygon(scale(shapely.union_all(parts), *mpp, origin=(0, 0)))
             for region, parts in sorted(pieces.items())
         },
         source=path,
@@ -166,19 +189,7 @@ def read_drawing(path: Path, slide: Slide) -> Drawing:
     AnnotationError : the file cannot be read.
     """
     fix = "Export the annotations again as QuPath GeoJSON, ImageScope XML, HALO .annotations or NDPA"
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if zipped else path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise AnnotationError(f"the annotations cannot be read ({error})", path=path, fix=fix) from None
-    if len(data) > _MAX_BYTES:
-        raise AnnotationError(
-            f"more than {_MAX_BYTES >> 20} MiB of annotations",
-            path=path,
-            fix="Export the regions without the cells in them",
-        )
+    data = unpacked(path, _MAX_BYTES, too_much="Export the regions without the cells in them")
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     try:
         if start in (b"{", b"["):
@@ -194,14 +205,35 @@ def read_drawing(path: Path, slide: Slide) -> Drawing:
         raise AnnotationError(f"not a known annotation file: {error}", path=path, fix=fix) from None
 
 
-def _clip(area: MultiPolygon, slide: Slide, path: Path) -> MultiPolygon:
-    width, height = slide.size_px
+def unpacked(path: Path, max_bytes: int, *, too_much: str) -> bytes:
+    """Return the content of a file of annotations, gzipped or not.
+
+    Raises
+    ------
+    AnnotationError : it cannot be read, or is larger than `max_bytes`; `too_much` says what to do then.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise AnnotationError(
+            f"the annotations cannot be read ({error})", path=path, fix="Export them again"
+        ) from None
+    if len(data) > max_bytes:
+        raise AnnotationError(f"more than {max_bytes >> 20} MiB of annotations", path=path, fix=too_much)
+    return data
+
+
+def _clip(area: MultiPolygon, size_px: tuple[int, int], slide_name: str, path: Path) -> MultiPolygon:
+    width, height = size_px
     inside = as_multipolygon(shapely.intersection(area, shapely.box(0, 0, width, height)))
     if inside.is_empty:
         x0, y0, x1, y1 = area.bounds
         raise AnnotationError(
             f"an annotation at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} px lies wholly outside the "
-            f"slide {slide.path.name} ({width} x {height} px)",
+            f"slide {slide_name} ({width} x {height} px)",
             path=path,
             fix="Check that the file belongs to this slide and was exported in full-resolution pixels",
         )

@@ -43,8 +43,8 @@ def _read(data: Any) -> Drawing:
     shapes: list[Shape] = []
     lines: list[Shape] = []
     ignored: Counter[str] = Counter()
-    for index, feature in enumerate(_features(data)):
-        kind = _object_type(feature)
+    for index, feature in enumerate(features_of(data)):
+        kind = object_type(feature)
         if kind != "annotation":
             ignored[kind] += 1
             continue
@@ -56,7 +56,7 @@ def _read(data: Any) -> Drawing:
             found, line = _polygons(geometry, ignored), _line(geometry)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ValueError(f"feature {index} has a geometry that cannot be read: {error}") from None
-        name = _class_name(feature.get("properties") or {})
+        name = class_name(feature.get("properties") or {})
         names = () if name is None else (name,)
         if found is not None:
             shapes.append(Shape(names, found))
@@ -65,8 +65,8 @@ def _read(data: Any) -> Drawing:
     return Drawing(tuple(shapes), dict(ignored), tuple(lines))
 
 
-def _features(data: Any) -> Iterator[dict[str, Any]]:
-    """Yield all features, the children of a saved hierarchy too."""
+def features_of(data: Any) -> Iterator[dict[str, Any]]:
+    """Yield all features, the children of a saved hierarchy too; raises ValueError for anything else."""
     if isinstance(data, dict) and data.get("type") == "FeatureCollection":
         features = data.get("features")
     elif isinstance(data, dict) and data.get("type") == "Feature":
@@ -84,10 +84,11 @@ def _features(data: Any) -> Iterator[dict[str, Any]]:
         yield feature
         children = properties.get("childObjects") or properties.get("children")
         if isinstance(children, list):
-            yield from _features(children)
+            yield from features_of(children)
 
 
-def _object_type(feature: dict[str, Any]) -> str:
+def object_type(feature: dict[str, Any]) -> str:
+    """Return what QuPath calls the object: annotation, detection, cell, tile, tmaCore or root."""
     properties = feature.get("properties") or {}
     for key in ("objectType", "object_type"):
         if isinstance(properties.get(key), str):
@@ -95,7 +96,8 @@ def _object_type(feature: dict[str, Any]) -> str:
     return _LEGACY_TYPES.get(str(feature.get("id")), "annotation")
 
 
-def _class_name(properties: dict[str, Any]) -> str | None:
+def class_name(properties: dict[str, Any]) -> str | None:
+    """Return the class of an object, a derived one as "A: B"; None where it has none."""
     classification = properties.get("classification")
     if isinstance(classification, str):
         return classification

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -84,6 +84,14 @@ class Regions:
     def assessed_area_mm2(self) -> float:
         """Area of assessed tissue."""
         return self.area_mm2(self.assessed)
+
+    def without(self, unread: NDArray[np.bool_]) -> Regions:
+        """Return the regions without pixels that could not be read: neither assessed nor in a zone."""
+        return replace(
+            self,
+            assessed=self.assessed & ~unread,
+            zone_map=np.where(unread, 0, self.zone_map).astype(np.uint8),
+        )
 
     def area_mm2(self, mask: NDArray[np.bool_]) -> float:
         """Return the area of pixels, a (rows, columns) mask, as far as it counts."""

@@ -94,7 +94,7 @@ class CellGeoJsonWriter(StreamedOutput):
         self._mpp = mpp
         self._columns = cell_columns(markers)
         self._measurements = (*_MEASUREMENTS, *_of_markers(markers))
-        self._slide_key = hashlib.sha1(uuid.uuid5(_NAMESPACE, slide_id).bytes, usedforsecurity=False)
+        self._slide_key = _slide_key(slide_id)
         self.n_cells = 0
         try:
             self._raw: BufferedWriter = self._part.open("wb")
@@ -141,7 +141,7 @@ class CellGeoJsonWriter(StreamedOutput):
         head = _join(
             [
                 _constant(b',\n{"type":"Feature","id":"', n),
-                self._ids(table["cell_id"].to_numpy()),
+                _uuids(table["cell_id"].to_numpy(), self._slide_key),
                 _constant(b'","geometry":{"type":"Polygon","coordinates":[[', n),
             ]
         )
@@ -158,24 +158,6 @@ class CellGeoJsonWriter(StreamedOutput):
             ]
         )
         return b"".join(chain.from_iterable(zip(_rows(head), rings, _rows(tail), strict=True)))
-
-    def _ids(self, cell_ids: NDArray[np.integer[Any]]) -> Text:
-        """Return the UUIDs (version 5) of the cells as 36 characters each."""
-        digests = []
-        for cell_id in cell_ids.tolist():
-            # A copy of the hash that has already taken the slide in; hashing is all that happens per cell.
-            state = self._slide_key.copy()
-            state.update(b"%d" % cell_id)
-            digests.append(state.digest())
-        raw = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 20)[:, :16].copy()
-        raw[:, 6] = raw[:, 6] & 0x0F | 0x50
-        raw[:, 8] = raw[:, 8] & 0x3F | 0x80
-        digits = np.empty((len(raw), 32), np.uint8)
-        digits[:, 0::2], digits[:, 1::2] = _HEX[raw >> 4], _HEX[raw & 15]
-        text = np.full((len(raw), 36), ord("-"), np.uint8)
-        for start, stop, at in ((0, 8, 0), (8, 12, 9), (12, 16, 14), (16, 20, 19), (20, 32, 24)):
-            text[:, at : at + stop - start] = digits[:, start:stop]
-        return text, np.ones(text.shape, bool)
 
 
 def write_annotations_geojson(
@@ -213,6 +195,36 @@ def write_annotations_geojson(
             }
         )
     write_text(path, json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":")))
+
+
+def object_ids(slide_id: str, cell_ids: NDArray[np.integer[Any]]) -> list[str]:
+    """Return the UUID that each cell of a slide has in GeoJSON, as 36 characters."""
+    text, _ = _uuids(cell_ids, _slide_key(slide_id))
+    return [row.tobytes().decode("ascii") for row in text]
+
+
+def _slide_key(slide_id: str) -> Any:
+    """Return a hash that has taken in which slide it is."""
+    return hashlib.sha1(uuid.uuid5(_NAMESPACE, slide_id).bytes, usedforsecurity=False)
+
+
+def _uuids(cell_ids: NDArray[np.integer[Any]], slide_key: Any) -> Text:
+    """Return the UUIDs (version 5) of cells as 36 characters each."""
+    digests = []
+    for cell_id in cell_ids.tolist():
+        # A copy of the hash that has already taken the slide in; hashing is all that happens per cell.
+        state = slide_key.copy()
+        state.update(b"%d" % cell_id)
+        digests.append(state.digest())
+    raw = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 20)[:, :16].copy()
+    raw[:, 6] = raw[:, 6] & 0x0F | 0x50
+    raw[:, 8] = raw[:, 8] & 0x3F | 0x80
+    digits = np.empty((len(raw), 32), np.uint8)
+    digits[:, 0::2], digits[:, 1::2] = _HEX[raw >> 4], _HEX[raw & 15]
+    text = np.full((len(raw), 36), ord("-"), np.uint8)
+    for start, stop, at in ((0, 8, 0), (8, 12, 9), (12, 16, 14), (16, 20, 19), (20, 32, 24)):
+        text[:, at : at + stop - start] = digits[:, start:stop]
+    return text, np.ones(text.shape, bool)
 
 
 def _rings(outlines: NDArray[np.object_], mpp: tuple[float, float]) -> list[bytes]:

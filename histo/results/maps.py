@@ -4,6 +4,7 @@
       labels/cells      cell ids, int32, at the working pixel size
       labels/regions    annotated regions, uint8
       labels/zones      zones round the tumour border, uint8
+      labels/tissue     what was assessed before regions were laid over it, uint8
       density           CD8+ cells per mm2, float32, NaN without tissue
       distance          signed distance to the tumour border in um, float32, NaN where unknown
 
@@ -28,12 +29,20 @@ from histo.results.label_map import LabelMapWriter
 from histo.results.ome_zarr import create_level, halve, level_shapes, multiscale, subsample, write_group
 from histo.slide.base import Slide
 
+MAPS: Final = "maps.zarr"
 # Red, green, blue; cold inside the tumour, warm outside.
 ZONE_COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "core": (51, 34, 136),
     "inner_margin": (68, 170, 153),
     "outer_margin": (221, 170, 51),
     "far": (187, 85, 102),
+}
+# What a pixel of tissue is worth, whatever regions say of it.
+TISSUE_NAMES: Final = ("", "not assessed", "assessed", "unread")
+TISSUE_COLOURS: Final[dict[str, tuple[int, int, int]]] = {
+    "not assessed": (170, 68, 153),
+    "assessed": (136, 204, 238),
+    "unread": (80, 80, 80),
 }
 _RGB: Final = ("FF0000", "00FF00", "0000FF")
 _CHANNEL_COLOURS: Final = ("0000FF", "00FF00", "FF0000", "FFFF00", "FF00FF", "00FFFF", "FFFFFF", "FF8000")
@@ -101,6 +110,22 @@ class MapsWriter(StreamedOutput):
         """
         self._write_labels("regions", region_map, REGION_NAMES, REGION_COLOURS, mpp)
         self._write_labels("zones", zone_map, ZONE_NAMES, ZONE_COLOURS, mpp)
+
+    def write_tissue(
+        self, tissue: NDArray[np.bool_], assessed: NDArray[np.bool_], unread: NDArray[np.bool_], mpp: float
+    ) -> None:
+        """Write what areas are made of, so that regions can be laid over it again without the slide.
+
+        Parameters
+        ----------
+        tissue, assessed : (rows, columns), all tissue and what of it passed quality control.
+        unread : (rows, columns), what could not be read when cells were looked for.
+        mpp : um per pixel.
+        """
+        codes = tissue.astype(np.uint8)
+        codes[assessed] = TISSUE_NAMES.index("assessed")
+        codes[assessed & unread] = TISSUE_NAMES.index("unread")
+        self._write_labels("tissue", codes, TISSUE_NAMES, TISSUE_COLOURS, mpp)
 
     def write_distance(self, signed_distance_um: NDArray[np.float32], mpp: float) -> None:
         """Write the signed distance to the tumour border: (rows, columns) in um, NaN where unknown."""

@@ -48,7 +48,7 @@ def flags_of(
             )
         )
     if panel is not None:
-        flags += _agreement_flags(panel.cd8_agreement)
+        flags += agreement_flags(panel.cd8_agreement)
     if annotations is not None:
         flags += annotations.flags
         if annotations.unmapped:
@@ -128,7 +128,7 @@ def panel_summary(
     )
 
 
-def _agreement_flags(agreement: Cd8Agreement) -> list[tuple[str, str]]:
+def agreement_flags(agreement: Cd8Agreement) -> list[tuple[str, str]]:
     """Return a flag where CD8 intensity would call many of the cells otherwise than the network did."""
     below, above = agreement.cd8_below.value, agreement.other_above.value
     if below is None or above is None or max(below, above) <= _MAX_DISAGREEMENT:

@@ -21,6 +21,8 @@ from histo.slide.patience import answer
 
 _BLOCK = 1 << 16
 _SAMPLES = 64
+# Of the files that are written for a slide: another one where a file is added that others build on.
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def slide_fingerprint(
     """
     parts = {
         "version": __version__,
+        "layout": _LAYOUT,
         "slide": slide,
         "config": config.fingerprint(),
         "detector": detector,

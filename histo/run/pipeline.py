@@ -18,7 +18,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import ndimage
-from shapely.geometry.base import BaseGeometry
 
 from histo import __version__
 from histo.cells.build import Detector
@@ -38,9 +37,10 @@ from histo.regions.place import Regions, place_cells, place_regions
 from histo.regions.raster import pixels_under
 from histo.results.atomic import write_text
 from histo.results.cells_parquet import CellParquetWriter
-from histo.results.geojson import CellGeoJsonWriter, write_annotations_geojson
+from histo.results.geojson import CellGeoJsonWriter
 from histo.results.maps import MapsWriter
 from histo.results.overlay import Overlay
+from histo.results.regions_parquet import write_regions
 from histo.results.report import write_report
 from histo.results.slides_table import path_text
 from histo.run.describe import (
@@ -302,19 +302,15 @@ def _analyse(
                 geojson.write(cells, outlines)
             if maps.labels is not None:
                 maps.labels.write(tile.read, labels)
-        regions = _without(regions, unread)
+        regions = regions.without(unread)
         maps.write_overview(survey.overview, survey.mpp)
         maps.write_regions(regions.region_map, regions.zone_map, regions.mpp)
+        maps.write_tissue(tissue.mask, tissue.assessed, unread, tissue.mpp)
         maps.write_distance(regions.signed_distance_um, regions.mpp)
         area = density.area_on(survey.coverage * regions.assessed, survey.mpp)
         maps.write_density(density.per_mm2(area), density.cell_um)
     overlay.save(folder / "overlay.png")
-    shapes: dict[str, BaseGeometry | None] = {}
-    if annotations is not None:
-        shapes.update(annotations.polygons_um.items())
-    shapes |= {"tumour": regions.tumour, "tumour border": regions.border}
-    shapes["host border"] = regions.host_margin.border
-    write_annotations_geojson(folder / "regions.geojson", shapes, slide.mpp)
+    write_regions(folder, annotations, regions, slide.mpp)
     tissue_area_mm2 = tissue.area_mm2(tissue.mask)
     measures = measure_slide(
         tally, points.points(), regions, tissue_area_mm2=tissue_area_mm2, config=config.measure
@@ -399,14 +395,6 @@ def _covered(core: Box, mpp: float, shape: tuple[int, ...], coarse_mpp: float) -
     columns = slice(max(0, floor(core.x * scale)), max(0, ceil(core.right * scale)))
     mask[rows, columns] = True
     return mask
-
-
-def _without(regions: Regions, unread: NDArray[np.bool_]) -> Regions:
-    return replace(
-        regions,
-        assessed=regions.assessed & ~unread,
-        zone_map=np.where(unread, 0, regions.zone_map).astype(np.uint8),
-    )
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from histo import __version__
 from histo.cells.table import CD8
-from histo.config import Config, apply_override, describe, load_config
+from histo.config import Config, load_config
 from histo.errors import ConfigError, ResultsError
 from histo.measure.state.definitions import State, check_markers, states_of, why_not
 from histo.measure.state.gates import MarkerCells, set_gate, table_gate
@@ -29,7 +27,6 @@ from histo.measure.state.summary import BatchGates, Gate, StateDefinition, State
 from histo.measure.state.words import LIMITS
 from histo.measure.summary import ZONES, Flag, SlideSummary
 from histo.panel import Marker, NegativeCells
-from histo.results.slides_table import read_slides_table
 from histo.results.states_files import (
     GATES,
     STATES_TABLE,
@@ -38,6 +35,7 @@ from histo.results.states_files import (
     write_states_table,
 )
 from histo.results.states_page import STATES_PAGE, write_states_page
+from histo.results.stored import stored_config, stored_summaries
 from histo.run.names import safe_name
 from histo.tables.cells import CellTable, intensity_column, pieces_of
 from histo.tables.file import TableFile, is_table, open_file
@@ -110,7 +108,7 @@ def run_states(
                 path=source,
                 fix="Leave out --format, --mpp and --mapping",
             )
-        settled = load_config(config, overrides) if config is not None else _stored_config(source, overrides)
+        settled = load_config(config, overrides) if config is not None else stored_config(source, overrides)
         return states_of_results(source, settled, out)
     if out is None:
         raise ConfigError("no folder for the results", fix="Name one with --out DIR")
@@ -152,7 +150,7 @@ def states_of_results(folder: Path, config: Config, out: Path | None = None) -> 
             "the panel has no markers beside CD8", path=folder, fix="Name them in panel.markers of --config"
         )
     _check(markers, config)
-    done = _finished(folder)
+    done = stored_summaries(folder)
     missing = sorted(set(config.states.control_slides) - {summary.slide_id for summary in done})
     if missing:
         raise ConfigError(
@@ -363,39 +361,6 @@ def _sample(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 # A results folder
-
-
-def _stored_config(folder: Path, overrides: Sequence[str]) -> Config:
-    """Return the configuration that a results folder was made with, with overrides."""
-    path = folder / "run.json"
-    try:
-        data = json.loads(path.read_bytes())["config"]
-        for override in overrides:
-            apply_override(data, override)
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(describe(error), path=path, fix="Give the configuration with --config") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(
-            "the configuration of this folder cannot be read", path=path, fix="Give it with --config"
-        ) from None
-
-
-def _finished(folder: Path) -> list[SlideSummary]:
-    """Return the summaries of the slides that the table of a results folder lists as done."""
-    table = read_slides_table(folder)
-    summaries = []
-    for name in table.loc[table["status"] != "failed", "slide_id"]:
-        path = folder / str(name) / "summary.json"
-        try:
-            summaries.append(SlideSummary.model_validate_json(path.read_bytes()))
-        except (OSError, ValidationError):
-            raise ResultsError(
-                "the summary of a slide is missing or of another version", path=path, fix="Run infer again"
-            ) from None
-    if not summaries:
-        raise ResultsError("no slide of this folder is finished", path=folder, fix="Run infer again")
-    return summaries
 
 
 def _slide_of_results(folder: Path, summary: SlideSummary, markers: Sequence[Marker]) -> SourceSlide:

@@ -70,7 +70,7 @@ def survey_slide(slide: Slide, mpp: float = 8.0, *, threads: int = 1) -> Survey:
     overview = np.full((rows, columns, len(slide.channels)), fill, slide.info.dtype)
     fine, coarse, detail = (np.zeros((rows, columns), np.float32) for _ in range(3))
     unread = np.zeros((rows, columns), bool)
-    coverage = _coverage(slide, mpp)
+    coverage = coverage_of(slide.size_um, (rows, columns), mpp)
     first_error: TileReadError | None = None
 
     for block, pixels in _read_blocks(slide, mpp, threads):
@@ -106,10 +106,11 @@ def survey_slide(slide: Slide, mpp: float = 8.0, *, threads: int = 1) -> Survey:
     return Survey(mpp, overview, sharpness, contrast, coverage, unread)
 
 
-def _coverage(slide: Slide, mpp: float) -> NDArray[np.float32]:
-    columns, rows = slide.grid_size(mpp)
-    across = np.clip(slide.size_um[0] / mpp - np.arange(columns), 0, 1)
-    down = np.clip(slide.size_um[1] / mpp - np.arange(rows), 0, 1)
+def coverage_of(size_um: tuple[float, float], shape: tuple[int, int], mpp: float) -> NDArray[np.float32]:
+    """Return the share of each pixel of a grid (rows, columns) at `mpp` um that lies on a slide."""
+    rows, columns = shape
+    across = np.clip(size_um[0] / mpp - np.arange(columns), 0, 1)
+    down = np.clip(size_um[1] / mpp - np.arange(rows), 0, 1)
     return np.outer(down, across).astype(np.float32)
 
 

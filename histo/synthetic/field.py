@@ -134,7 +134,7 @@ def render_field(
     _check(seed, size_px, mpp, kind, style)
     rng = np.random.default_rng([seed, 0])
     context, ground, weights, barren = _draw_tissue(rng, size_px, mpp, kind, style)
-    look = _draw_look(np.random.default_rng([seed, 1]), style)
+    look = styled_look(draw_look(np.random.default_rng([seed, 1])), style)
     box = Box(0, 0, size_px, size_px)
     rng = np.random.default_rng([seed, 2])
     cells = _draw_cells(rng, weights, ground, size_px * mpp, mpp, style, look.brown, barren)
@@ -168,8 +168,8 @@ def _check(seed: int, size_px: int, mpp: float, kind: str, style: FieldStyle) ->
         raise ConfigError(f"unknown context {style.context!r}", fix=f"Give one of {', '.join(_CONTEXTS)}")
 
 
-def _draw_look(rng: np.random.Generator, style: FieldStyle) -> Look:
-    look = draw_look(rng)
+def styled_look(look: Look, style: FieldStyle) -> Look:
+    """Return a look with what a style fixes of it."""
     if style.counterstain is not None:
         look = replace(look, counterstain=style.counterstain)
     if style.brown is not None:

@@ -20,7 +20,7 @@ from histo.errors import ConfigError
 from histo.regions.shapes import as_multipolygon
 from histo.slide.geometry import Box
 from histo.synthetic import population
-from histo.synthetic.field import Field
+from histo.synthetic.field import Field, FieldStyle, styled_look
 from histo.synthetic.layout import ZONES, Layout, draw_layout, zone_of
 from histo.synthetic.noise import FloatArray, as_float, noise, noise_at, smoothstep
 from histo.synthetic.optics import Lamp, Look, draw_lamp, draw_look, jpeg_round_trip
@@ -103,6 +103,8 @@ class SlideSpec:
     margin_um : empty glass around the tissue. kind : brightfield (TIFF) or fluorescence (OME-TIFF).
     jpeg_quality : of the tiles. panel : markers beside CD8; without them all cells of the slide are the
     same, but the lamp is its own, dirt on the glass glows, and of stains there is no second chromogen.
+    look : what of staining and scanner is fixed instead of drawn: counterstain, brown, white_point,
+    stain_vectors, clean; what it says of tissue is not looked at.
     """
 
     slide_id: str
@@ -120,6 +122,7 @@ class SlideSpec:
     kind: SlideKind = "brightfield"
     jpeg_quality: int = 85
     panel: RenderedPanel | None = None
+    look: FieldStyle | None = None
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -200,7 +203,7 @@ def render_slide(
     cells_path = truth_folder / f"{spec.slide_id}.truth.parquet"
     truth_path = truth_folder / f"{spec.slide_id}.truth.json"
     cells.to_parquet(cells_path, index=False)
-    truth_path.write_text(json.dumps(truth, indent=1), encoding="utf-8")
+    truth_path.write_text(json.dumps(truth, indent=1, default=np.ndarray.tolist), encoding="utf-8")
     return RenderedSlide(spec, path, annotations, cells_path, truth_path, truth)
 
 
@@ -283,7 +286,7 @@ class _Scene:
         rng = np.random.default_rng([spec.seed, 10])
         layout = draw_layout(rng, (width, height), spec.margin_um, spec.tumour, spec.tumour_fraction)
         ground = _typical_ground(draw_ground(rng), rng)
-        look = _typical_look(draw_look(rng), rng)
+        look = styled_look(_typical_look(draw_look(rng), rng), spec.look or FieldStyle())
         lamp = replace(draw_lamp(rng), photons=float(rng.uniform(400, 3000)))
         scene = cls(
             spec=spec,

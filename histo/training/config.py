@@ -166,6 +166,8 @@ class TrainConfig(_Section):
     # Of the weights, as far as that of the data allows; "" where none is stated.
     licence: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
+    # Weights to begin from ("default": those of this package) instead of chance: a fine-tune.
+    start_from: str | None = None
     mpp: Positive = 0.5
     width: Annotated[int, Field(ge=4, le=128)] = 16
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -205,6 +207,8 @@ class TrainConfig(_Section):
         values["fields"]["cache"] = None
         for dataset, own in zip(values["datasets"], self.datasets, strict=True):
             dataset["path"] = own.path.name
+        if self.start_from is not None:
+            values["start_from"] = Path(self.start_from).name
         return values
 
 

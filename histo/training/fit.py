@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histo.cells.network import CellNet, state_arrays
-from histo.cells.weights import Weights, save_weights
+from histo.cells.weights import Weights, load_weights, save_weights
 from histo.errors import ConfigError, WeightsError
 from histo.results.log_file import log_file
 from histo.training.config import TrainConfig, load_train_config
@@ -58,7 +58,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     ------
     ConfigError : `out` holds a run and `resume` is False, or the run in it has another configuration.
     DatasetError : a dataset is not there, not laid out as published, or damaged.
-    WeightsError : the checkpoint to go on from is damaged.
+    WeightsError : the weights to begin from, or the checkpoint to go on from, cannot be read.
     """
     # With several devices, each has a process that comes by here; the first one keeps the folder.
     first = getattr(rank_zero_only, "rank", 0) == 0
@@ -68,9 +68,13 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
         if config.threads:
             torch.set_num_threads(config.threads)
         lightning.seed_everything(config.seed, verbose=False)
+        # Before any work.
+        beginning = _beginning(config)
         datasets = open_datasets(config)
         validation = _validation(config, datasets)
         module = CellTraining(config, _sources(config, datasets), validation)
+        if beginning is not None:
+            module.network.load_state_dict(beginning.network().state_dict())
         trainer = _trainer(config, out)
         last = out / "checkpoints" / "last.ckpt"
         start = last if resume and last.is_file() else None
@@ -81,8 +85,25 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
             best = out / "checkpoints" / "best.ckpt"
             kept = best if config.optimiser.patience_validations and best.is_file() else last
             log.info("the weights of %s", kept.name)
-            _finish(_averaged(config, kept), config, datasets, validation, out, path)
+            _finish(_averaged(config, kept), config, datasets, validation, out, path, beginning)
         return path
+
+
+def _beginning(config: TrainConfig) -> Weights | None:
+    """Return the weights to begin from; None begins from chance.
+
+    Raises WeightsError where they cannot be read, ConfigError where they are of another network.
+    """
+    if config.start_from is None:
+        return None
+    weights = load_weights(config.start_from)
+    for name, own, there in (("width", config.width, weights.width), ("mpp", config.mpp, weights.mpp)):
+        if own != there:
+            raise ConfigError(
+                f"start_from names weights of {name} {there}, not {own}", fix=f"Set {name} to {there}"
+            )
+    log.info("begins from the weights %s (%s)", weights.name, weights.sha256[:12])
+    return weights
 
 
 def _sources(config: TrainConfig, datasets: list[OpenDataset]) -> list[Source]:
@@ -216,6 +237,7 @@ def _finish(
     validation: list[Sample],
     out: Path,
     path: Path,
+    beginning: Weights | None,
 ) -> None:
     """Calibrate, measure, and write weights and metrics."""
     amounts = clean_amounts(validation, config.augment, config.seed)
@@ -250,6 +272,7 @@ def _finish(
         training={
             "config": config.portable(),
             "datasets": [opened.record() for opened in datasets],
+            "started_from": None if beginning is None else beginning.sha256,
             "test": metrics["test"],
         },
     )

@@ -456,3 +456,20 @@ def test_another_layout_is_refused(root: Path, spoil: Callable[[Path], None], me
     spoil(root)
     with pytest.raises(DatasetError, match=message):
         open_dataset("folder", root)
+
+
+def test_the_white_point_of_the_slide_is_told_by_the_groups(root: Path) -> None:
+    (root / "labels/a.geojson").write_text("")
+    settings(root, "mpp: 0.5\ngroups: g.csv\n")
+    columns = "image,group,white_red,white_green,white_blue\n"
+    (root / "g.csv").write_text(columns + "a,P1,240,241.5,238\n")
+    assert load(root).white_point == (240.0, 241.5, 238.0)
+    (root / "g.csv").write_text(columns + "a,P1,,,\n")
+    assert load(root).white_point is None
+    for line, told in (("a,P1,240,,238", "line 2 has no white point"), ("a,P1,0,1,2", "line 2 has no white")):
+        (root / "g.csv").write_text(columns + line + "\n")
+        with pytest.raises(DatasetError, match=told):
+            load(root)
+    (root / "g.csv").write_text("image,group,white_red\na,P1,240\n")
+    with pytest.raises(DatasetError, match="no column white_green, white_blue"):
+        load(root)

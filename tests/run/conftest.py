@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from histo.cells.detect import CellDetector
 from histo.cells.weights import load_weights
-from histo.config import CellsConfig
+from histo.config import CellsConfig, load_config
+from histo.run.batch import run_batch
 from histo.synthetic.slide import RenderedSlide, SlideSpec, render_slide
 
 
@@ -35,3 +37,22 @@ def slides_folder(rendered: RenderedSlide, tmp_path_factory: pytest.TempPathFact
         shutil.copy(rendered.annotations, target)
     (folder / "broken.svs").write_bytes(b"no slide at all")
     return folder
+
+
+NARROW = [
+    "regions.inner_margin_um=150",
+    "regions.outer_margin_um=150",
+    "regions.min_border_length_um=300",
+    "measure.min_zone_area_mm2=0.01",
+    "measure.permutations=19",
+    "results.overlay_max_px=256",
+    "run.device=cpu",
+]
+
+
+@pytest.fixture(scope="session")
+def results(rendered: RenderedSlide, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one slide, "small"; not to be changed."""
+    out = tmp_path_factory.mktemp("run") / "results"
+    run_batch([rendered.slide], out, load_config(None, NARROW), console=Console(quiet=True))
+    return out

@@ -73,6 +73,7 @@ def test_everything_promised_is_there(done: tuple[SlideSummary, Path]) -> None:
         "maps.zarr",
         "overlay.png",
         "regions.geojson",
+        "regions.parquet",
         "report.html",
         "summary.json",
     ]

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from rich.console import Console
+from script import load_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from histo.cells.weights import load_weights
@@ -277,3 +279,39 @@ def test_the_shipped_config_is_the_one_of_the_shipped_weights() -> None:
 def test_settings_that_cannot_be_are_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_train_config(None, [override])
+
+
+def test_a_fine_tune_begins_from_weights(finished: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    path = finished / "cd8.safetensors"
+    still = tiny.optimiser.model_copy(update={"learning_rate": 1e-12, "steps": 2})
+    config = tiny.model_copy(
+        update={
+            "start_from": str(path),
+            "optimiser": still,
+            # As they are stored, calibration is part of the weights.
+            "calibration": CalibrationConfig(centre_threshold=0.4, cd8_logit=0.0),
+        }
+    )
+    weights = load_weights(str(train(config, tmp_path / "run")))
+    before = load_weights(str(path))
+    for name, tensor in before.state.items():
+        # Normalisation goes on counting.
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(weights.state[name], tensor, atol=1e-6, rtol=0)
+    assert weights.training["started_from"] == before.sha256
+    # A path of this machine is in no weights.
+    assert weights.training["config"]["start_from"] == "cd8.safetensors"
+
+
+def test_weights_that_do_not_fit_begin_nothing(finished: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="weights of width 16, not 4"):
+        train(tiny.model_copy(update={"start_from": "default"}), tmp_path / "a")
+    with pytest.raises(WeightsError):
+        train(tiny.model_copy(update={"start_from": str(tmp_path / "none")}), tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_a_fine_tune_on_corrected_slides_helps_on_that_cohort(tmp_path: Path) -> None:
+    benchmark = load_script("benchmarks/finetune.py")
+    before, after = benchmark.compare(tmp_path / "out", 200, Console(quiet=True))
+    assert after.f1 >= before.f1 + 0.05
