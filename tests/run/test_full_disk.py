@@ -44,7 +44,8 @@ def files(out: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name not in ("run.json", "run.log")
+        # The tiles that are done of an unfinished slide are no result.
+        if path.is_file() and path.name not in ("run.json", "run.log") and path.suffix != ".arrow"
     }
 
 

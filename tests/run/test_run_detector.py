@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from histo.cells.detect import CellDetector
+from histo.cells.detect import CellDetector, TileCells
+from histo.cells.maps import TileMaps
 from histo.cells.precision import choose_precision
 from histo.cells.weights import load_weights
 from histo.config import CellsConfig, Config
 from histo.errors import DeviceError
 from histo.run.detector import ready_detector, try_out
+from histo.slide.tiles import Tile
 
 
 def test_bfloat16_finds_the_cells_of_float32() -> None:
@@ -34,13 +36,12 @@ def test_a_device_that_computes_wrongly_stops_the_run(
     monkeypatch: pytest.MonkeyPatch, wrong: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 ) -> None:
     detector = CellDetector(load_weights(), CellsConfig(), precision="bfloat16")
-    predict = detector.predict
+    cells = detector.cells
 
-    def broken(*args: object) -> object:
-        maps = predict(*args)  # type: ignore[arg-type]
-        return maps._replace(classes=wrong(maps.classes))
+    def broken(maps: TileMaps, stain: NDArray[np.float32], tile: Tile) -> TileCells:
+        return cells(maps._replace(classes=wrong(maps.classes)), stain, tile)
 
-    monkeypatch.setattr(detector, "predict", broken)
+    monkeypatch.setattr(detector, "cells", broken)
     with pytest.raises(DeviceError, match=r"float32.*agree") as caught:
         try_out(detector)
     assert "--device cpu" in str(caught.value)
