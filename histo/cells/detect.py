@@ -187,8 +187,7 @@ class CellDetector:
             centre_threshold=self.centre_threshold,
             area_um2=(self.config.min_area_um2, self.config.max_area_um2),
         )
-        amounts = np.ascontiguousarray(stain[:, m:-m, m:-m])
-        return owned_cells(found, amounts, tile, margin_px=m, mpp=self.mpp, config=self.config)
+        return owned_cells(found, stain, tile, margin_px=m, mpp=self.mpp, config=self.config)
 
 
 def check_tile(stain: NDArray[np.float32], tile: Tile, *, halo_px: int, multiple: int) -> None:
@@ -226,7 +225,7 @@ def owned_cells(
     Parameters
     ----------
     found : over the tile's read box less `margin_px` on each side.
-    stain : (3, H, W) amounts over the same pixels.
+    stain : (3, H, W) amounts over the whole read box.
     """
     m = margin_px
     left, top = tile.read.x + m, tile.read.y + m
@@ -243,6 +242,7 @@ def owned_cells(
     area = found.area_px[owned]
     half_ring_px = max(1, round(config.ring_width_um / mpp / 2))
     parts = compartments(labels, found.occupied, half_ring_px=half_ring_px)
+    parts = parts._replace(rows=parts.rows + m, columns=parts.columns + m)
     nucleus, ring = stain_means(stain, parts)
     cell_class, probability = found.cell_class[owned].copy(), found.probability[owned].copy()
     if config.min_cd8_ring is not None:
@@ -265,7 +265,7 @@ def owned_cells(
     polygons = outlines(labels, mpp=mpp, origin_px=(left, top), tolerance_um=config.outline_tolerance_um)
     whole = np.zeros((tile.read.height, tile.read.width), np.int32)
     whole[m : whole.shape[0] - m, m : whole.shape[1] - m] = labels
-    return TileCells(table, polygons, whole, parts._replace(rows=parts.rows + m, columns=parts.columns + m))
+    return TileCells(table, polygons, whole, parts)
 
 
 def _holds(start: int, size: int, total: NDArray[np.int64], area: NDArray[np.int64]) -> NDArray[np.bool_]:

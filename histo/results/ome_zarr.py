@@ -74,7 +74,7 @@ def create_level(
         dtype=dtype,
         fill_value=fill_value,
         dimension_names=axes,
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")],
+        compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")],
         config={"write_empty_chunks": False},
         overwrite=True,
     )

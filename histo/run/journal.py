@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -39,9 +40,11 @@ class TileJournal:
     folder : of the slide's results.
     fingerprint : see `slide_fingerprint`: cells of another slide or configuration are not taken.
     plan : tiles of another plan are not taken either.
+    after_s : tiles that are done earlier, in seconds from now, are not kept: they are soon done again.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, plan: TilePlan) -> None:
+    def __init__(self, folder: Path, fingerprint: str, plan: TilePlan, *, after_s: float = 0.0) -> None:
+        self._keeps_from = time.monotonic() + after_s
         cut = [plan.mpp, plan.core_px, plan.origin_px, [[*vars(tile.read).values()] for tile in plan.tiles]]
         key = hashlib.sha256(json.dumps([fingerprint, cut]).encode()).hexdigest()[:16]
         self._folder = folder / f"{_PREFIX}{key}"
@@ -56,12 +59,16 @@ class TileJournal:
         return self._folder / f"{tile.index}.arrow"
 
     def keep(self, tile: Tile, cells: TileCells) -> None:
-        """Write the cells of a tile, whole or not at all; several threads may do so for different tiles.
+        """Write the cells of a tile, whole or not at all, once it is time to.
+
+        Several threads may do so for different tiles.
 
         Raises
         ------
         ResultsError : they cannot be written.
         """
+        if time.monotonic() < self._keeps_from:
+            return
         table = pa.Table.from_pandas(cells.table, preserve_index=False)
         table = table.append_column("outline", pa.array(shapely.to_wkb(cells.outlines), pa.binary()))
         labels = pa.compress(cells.labels, codec=_CODEC, asbytes=True)

@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -244,18 +245,7 @@ def _analyse(
     points = PointCollector()
     rings = RingIntensities()
     density = DensityMap(slide.size_um, config.results.density_map_um)
-    overlay = Overlay(
-        slide,
-        max_px=config.results.overlay_max_px,
-        mpp=survey.mpp,
-        assessed=regions.assessed,
-        tumour=regions.tumour,
-        border=regions.border,
-        zones=regions.zone_map if regions.border is not None else None,
-        overview=survey.overview,
-        stains=stain_channels(stain),
-    )
-    journal = TileJournal(job.folder, fingerprint, plan)
+    journal = TileJournal(job.folder, fingerprint, plan, after_s=config.run.keep_tiles_after_s)
     if journal.kept:
         log.info("%s: %d of %d tiles kept", job.slide_id, len(journal.kept), len(plan.tiles))
     fresh = detect_tiles(
@@ -272,11 +262,25 @@ def _analyse(
     unread = tissue.unread.copy()
     n_cells = 0
     with (
+        # What takes one core for a while is done beside the tiles, and beside the last of the maps.
+        ThreadPoolExecutor(1, "beside") as beside,
         closing(fresh),
         MapsWriter(folder / "maps.zarr", slide, detector.mpp, labels=config.results.label_maps) as maps,
         CellParquetWriter(folder / "cells.parquet", markers) as parquet,
         _geojson(folder, slide, job.slide_id, config, markers) as geojson,
     ):
+        overlay = beside.submit(
+            Overlay,
+            slide,
+            max_px=config.results.overlay_max_px,
+            mpp=survey.mpp,
+            assessed=regions.assessed,
+            tumour=regions.tumour,
+            border=regions.border,
+            zones=regions.zone_map if regions.border is not None else None,
+            overview=survey.overview,
+            stains=stain_channels(stain),
+        )
         for tile, found in journal.in_order(plan, fresh):
             if isinstance(found, TileReadError):
                 failures.append(tile_failure(tile, found, slide, detector.mpp))
@@ -296,25 +300,31 @@ def _analyse(
                 rings.add(cells)
             counted = cells[(cells["cell_class"] == CD8) & cells["in_tissue"]]
             density.add(counted["x_um"].to_numpy(), counted["y_um"].to_numpy())
-            overlay.add(cells, outlines)
+            overlay.result().add(cells, outlines)
             parquet.write(cells, outlines)
             if geojson is not None:
                 geojson.write(cells, outlines)
             if maps.labels is not None:
                 maps.labels.write(tile.read, labels)
         regions = regions.without(unread)
+        overlay_saved = beside.submit(overlay.result().save, folder / "overlay.png")
+        tissue_area_mm2 = tissue.area_mm2(tissue.mask)
+        measured = beside.submit(
+            measure_slide,
+            tally,
+            points.points(),
+            regions,
+            tissue_area_mm2=tissue_area_mm2,
+            config=config.measure,
+        )
         maps.write_overview(survey.overview, survey.mpp)
         maps.write_regions(regions.region_map, regions.zone_map, regions.mpp)
         maps.write_tissue(tissue.mask, tissue.assessed, unread, tissue.mpp)
         maps.write_distance(regions.signed_distance_um, regions.mpp)
         area = density.area_on(survey.coverage * regions.assessed, survey.mpp)
         maps.write_density(density.per_mm2(area), density.cell_um)
-    overlay.save(folder / "overlay.png")
+    overlay_saved.result()
     write_regions(folder, annotations, regions, slide.mpp)
-    tissue_area_mm2 = tissue.area_mm2(tissue.mask)
-    measures = measure_slide(
-        tally, points.points(), regions, tissue_area_mm2=tissue_area_mm2, config=config.measure
-    )
     excluded_mm2 = {
         name: tissue.area_mm2(mask & tissue.mask & ~tissue.assessed)
         for name, mask in tissue.artefacts.items()
@@ -342,7 +352,7 @@ def _analyse(
         ),
         stain=stain_summary(stain),
         panel=panel_told,
-        **vars(measures),
+        **vars(measured.result()),
         flags=flags_of(slide, tissue, stain, panel_told, annotations, failures, config),
     )
     for flag in summary.flags:

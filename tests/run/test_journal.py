@@ -46,7 +46,9 @@ def analyse(path: Path, folder: Path, detector: object, config: Config) -> None:
 
 
 def config(*settings: str) -> Config:
-    return load_config(None, [f"run.tile_um={TILE_UM}", "run.threads=1", *settings])
+    return load_config(
+        None, [f"run.tile_um={TILE_UM}", "run.threads=1", "run.keep_tiles_after_s=0", *settings]
+    )
 
 
 @pytest.fixture(scope="module")
