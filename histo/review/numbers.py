@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from histo.config import Config
 from histo.measure.catalogue import FURTHER
-from histo.measure.exclusion import LOG2_RATIO
 from histo.measure.points import PointCollector
 from histo.measure.slide import SlideMeasures, measure_slide
 from histo.measure.summary import ZONES, Estimate, SlideSummary
@@ -70,9 +69,9 @@ def phenotype_of(of: SlideSummary | SlideMeasures) -> dict[str, Any]:
 
 def _estimates(of: SlideSummary | SlideMeasures, assessed_area_mm2: float) -> dict[str, tuple[str, Estimate]]:
     found: dict[str, tuple[str, Estimate]] = {
-        "n_cells": ("cells", _exact(of.n_cells, "cells")),
+        "n_cells": ("Cells", _exact(of.n_cells, "cells")),
         "n_cd8": ("CD8+ cells", _exact(of.n_cd8, "cells")),
-        "assessed_area_mm2": ("assessed tissue", _exact(assessed_area_mm2, "mm2")),
+        "assessed_area_mm2": ("Assessed tissue", _exact(assessed_area_mm2, "mm2")),
         "cd8_density_per_mm2": ("CD8+ density", of.cd8_density),
         "cd8_fraction": ("CD8+ fraction", of.cd8_fraction),
     }
@@ -82,12 +81,12 @@ def _estimates(of: SlideSummary | SlideMeasures, assessed_area_mm2: float) -> di
         label = _ZONE_LABELS[zone]
         found |= {
             f"n_cd8_{zone}": (f"CD8+ cells, {label}", _exact(told.n_cd8, "cells", reason)),
-            f"area_{zone}_mm2": (f"area, {label}", _exact(told.area_mm2, "mm2", reason)),
+            f"area_{zone}_mm2": (f"Area, {label}", _exact(told.area_mm2, "mm2", reason)),
             f"cd8_density_{zone}_per_mm2": (f"CD8+ density, {label}", told.cd8_density),
         }
     length = of.exclusion.border_length_um
-    found["border_length_um"] = ("tumour border", _exact(length, "um", "no tumour border"))
-    found["log2_core_outer"] = (f"{LOG2_RATIO}, core : outer margin", of.exclusion.log2_core_outer)
+    found["border_length_um"] = ("Tumour border", _exact(length, "um", "no tumour border"))
+    found["log2_core_outer"] = ("log2 core : outer margin", of.exclusion.log2_core_outer)
     for name, estimate in of.measures.items():
         found[name] = (_LABELS.get(name, name), estimate)
     return found

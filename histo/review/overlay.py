@@ -54,8 +54,6 @@ def outline_tile(
             y_um.astype("<f4").tobytes(),
             _bytes_of(cells, corrected, part, new, gates),
             n_vertices.astype(np.uint8).tobytes(),
-            # The pairs that follow begin at an even place.
-            b"\0" * (6 * len(ids) % 2),
             vertices.astype("<i2").tobytes(),
         )
     )

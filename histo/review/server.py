@@ -284,6 +284,7 @@ def _detail(case: Case, of: SlideUnderReview) -> dict[str, Any]:
         "measurements": of.measurements(),
         "markers": list(of.gates_of_run),
         "n_cells": summary.n_cells,
+        "map_um": of.map_um(),
     }
 
 

@@ -24,7 +24,7 @@ from histo.measure.density_map import DensityMap
 from histo.measure.summary import SlideSummary
 from histo.regions.place import REGION_NAMES, ZONE_NAMES, Regions
 from histo.results.atomic import write_text
-from histo.results.geojson import REGION_COLOURS, write_annotations_geojson
+from histo.results.geojson import write_annotations_geojson
 from histo.results.maps import ZONE_COLOURS
 from histo.review.actions import (
     Action,
@@ -284,13 +284,11 @@ class SlideUnderReview:
         return found
 
     def map_picture(self, name: str) -> bytes:
-        """Return zones, regions, density or excluded of the whole slide as PNG, transparent elsewhere."""
+        """Return zones, density or excluded of the whole slide as PNG, transparent elsewhere."""
         now = self.now()
         regions = now.regions
         if name == "zones":
             rgba = _coloured(regions.zone_map, ZONE_NAMES, ZONE_COLOURS)
-        elif name == "regions":
-            rgba = _coloured(regions.region_map, REGION_NAMES, REGION_COLOURS)
         elif name == "excluded":
             with self._lock:
                 tissue = self._ground.tissue.mask
@@ -300,8 +298,17 @@ class SlideUnderReview:
             rgba = _heat(self._density(now))
         else:
             raise ReviewError("no such map")
-        step = max(1, -(-max(rgba.shape[:2]) // _MAP_MAX_PX))
+        step = _map_step(rgba.shape[:2])
         return png(np.ascontiguousarray(rgba[::step, ::step]))
+
+    def map_um(self) -> dict[str, float]:
+        """Return um per pixel of the pictures of maps."""
+        sizes = {
+            "zones": self.config.tissue.mpp_um,
+            "excluded": self.config.tissue.mpp_um,
+            "density": self.config.results.density_map_um,
+        }
+        return {name: um * _map_step(self.slide.grid_size(um)) for name, um in sizes.items()}
 
     def _density(self, now: Now) -> NDArray[np.float32]:
         density = DensityMap(self.slide.size_um, self.config.results.density_map_um)
@@ -503,6 +510,11 @@ def _tiles_round(x_um: float, y_um: float, reach_um: float) -> set[tuple[int, in
         for dy in (-reach_um, reach_um)
         if x_um + dx >= 0 and y_um + dy >= 0
     }
+
+
+def _map_step(shape: tuple[int, ...]) -> int:
+    """Return which pixels of a large map are shown: every one, every second ..."""
+    return max(1, -(-max(shape) // _MAP_MAX_PX))
 
 
 def _coloured(
