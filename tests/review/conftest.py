@@ -65,7 +65,7 @@ def slide(results: Path) -> SlideUnderReview:
 
 
 @pytest.fixture(scope="session")
-def page() -> Path:
+def built_page() -> Path:
     """The built page; skipped where there is no Node to build it."""
     if shutil.which("npm") is None:
         pytest.skip("the review page cannot be built: no Node here")
@@ -82,7 +82,7 @@ class Served:
 
 
 @pytest.fixture
-def serve(page: Path) -> Iterator[Callable[[Desk], Served]]:
+def serve(built_page: Path) -> Iterator[Callable[[Desk], Served]]:
     """Serve desks in threads of this process, until the test ends."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
@@ -91,7 +91,7 @@ def serve(page: Path) -> Iterator[Callable[[Desk], Served]]:
         listener.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{listener.getsockname()[1]}"
         secrets = Secrets()
-        app = make_app(desk, page, hosts=[host], secrets=secrets)
+        app = make_app(desk, built_page, hosts=[host], secrets=secrets)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -324,7 +324,7 @@ def test_channels_add_up() -> None:
 
 
 @pytest.mark.fault
-def test_a_server_killed_between_two_corrections_loses_none(results: Path, page: Path) -> None:
+def test_a_server_killed_between_two_corrections_loses_none(results: Path, built_page: Path) -> None:
     """Corrections count once they are confirmed, however the process ends right after."""
     command = [sys.executable, "-m", "histo.cli", "review", str(results), "--port", "0", "--reader", "Dr A"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:

@@ -336,7 +336,7 @@ export function signPanel(state: State, session: Session, act: (action: Action) 
     el("fieldset", {}, el("legend", {}, "Verdict"), ...verdicts),
     el("label", { for: "comment" }, "Comment"),
     comment,
-    el("button", { type: "submit", class: "primary" }, "Sign and lock the slide"),
+    el("button", { type: "submit", class: "main" }, "Sign and lock the slide"),
   );
   return form;
 }

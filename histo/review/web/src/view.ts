@@ -652,7 +652,7 @@ function helpDialog(): HTMLDialogElement {
     el("h2", { id: "help-title" }, "Keys"),
     el("dl", {}, ...keys.flatMap(([name, what]) => [el("dt", {}, el("kbd", {}, name)), el("dd", {}, what)])),
     el("p", { class: "muted" }, "Click picks a cell, Shift-click one more. The wheel zooms, dragging moves."),
-    button("Close", () => dialog.close(), { class: "primary" }),
+    button("Close", () => dialog.close(), { class: "main" }),
   );
   return dialog;
 }
