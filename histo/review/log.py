@@ -123,7 +123,10 @@ def append(
 
 def signature_of(folder: Path) -> str | None:
     """Say who signed a slide and when, from its results folder; None where nobody did."""
-    signed = standing(read_log(folder).entries, "").signed
+    try:
+        signed = standing(read_log(folder).entries, "").signed
+    except ReviewError as error:
+        return f"perhaps signed: {error.what}"
     return None if signed is None else f"signed by {signed.by} on {signed.at_utc[:10]}"
 
 

@@ -290,15 +290,19 @@ def _detail(case: Case, of: SlideUnderReview) -> dict[str, Any]:
 
 def _state(of: SlideUnderReview) -> dict[str, Any]:
     now = of.now()
+    signed = now.standing.signed
+    notes = [*of.log.notes, *of.ground_notes()]
+    if signed is not None and signed.fingerprint != of.summary.fingerprint:
+        notes.append("The slide was analysed anew after it was signed: reopen it to review what is here now.")
     return {
         # A new one wherever what is shown may have changed.
         "revision": f"{of.summary.fingerprint[:8]}-{of.entries[-1].number if of.entries else 0}",
         "entries": [entry.model_dump(mode="json") for entry in of.entries],
         "in_force": [number for number, _ in now.standing.corrections],
         "undone": now.standing.undone,
-        "signed": None if now.standing.signed is None else now.standing.signed.model_dump(mode="json"),
+        "signed": None if signed is None else signed.model_dump(mode="json"),
         "stale": now.standing.stale,
-        "notes": [*of.log.notes, *of.ground_notes()],
+        "notes": notes,
         "numbers": [number.model_dump(mode="json") for number in now.numbers],
         "phenotypes": now.phenotypes,
         "outlines": of.outlines(),

@@ -111,6 +111,9 @@ def _row(results: Path, case: Case, who: Who) -> dict[str, Any]:
     flags = [flag.model_dump() for flag in summary.flags]
     state: ReviewState = "signed" if stands.signed else "in review" if entries else "not looked at"
     why = []
+    again = stands.signed is not None and stands.signed.fingerprint != summary.fingerprint
+    if again:
+        why.append("analysed anew after it was signed")
     if stands.stale:
         why.append("corrected on an earlier result")
     if flags:
@@ -135,7 +138,7 @@ def _row(results: Path, case: Case, who: Who) -> dict[str, Any]:
         "state": state,
         "n_corrections": len(stands.corrections),
         "signed": None if stands.signed is None else _signature(stands.signed.model_dump(mode="json")),
-        "need": 0 if stands.signed else 1 + len(why),
+        "need": 0 if stands.signed and not again else 1 + len(why),
         "why": why,
     }
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from histo.config import load_config
 from histo.errors import ReviewError
 from histo.review.actions import Sign
 from histo.review.command import is_loopback
@@ -30,6 +31,7 @@ from histo.review.picture import compose, parse_channels
 from histo.review.server import Desk, make_app
 from histo.review.slide import SlideUnderReview, Who
 from histo.review.web import page_folder
+from histo.run.batch import run_batch
 from histo.slide import Box
 
 HOST = "127.0.0.1:8765"
@@ -364,3 +366,17 @@ def test_without_node_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ReviewError, match="Install Node 20"):
         page_folder()
+
+
+def test_a_signed_slide_that_is_analysed_anew_is_told(
+    analysed: Path, results: Path, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    append(
+        results / SLIDE, Sign(name="Dr B", verdict="accepted"), by="Dr B", fingerprint="of an earlier result"
+    )
+    assert "analysed anew after it was signed" in client.get("/api/slides").json()["slides"][0]["why"]
+    assert "analysed anew" in client.get(f"/api/slides/{SLIDE}/state").json()["notes"][0]
+    # With other settings, infer analyses it anew, and says so.
+    slides = Path(json.loads((results / SLIDE / "summary.json").read_text())["path"])
+    run_batch([slides], results, load_config(None, ["measure.spatial=false"]))
+    assert f"{SLIDE}: analysed anew, though it was signed by Dr B" in caplog.text

@@ -51,6 +51,8 @@ export interface Channel {
   colour: Rgb;
   low: number;
   high: number;
+  /** Whether it is shown at first: more than three at once are mud. */
+  shown: boolean;
 }
 
 export interface Detail {

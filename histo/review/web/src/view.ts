@@ -71,8 +71,7 @@ export class SlideView {
   ) {
     document.title = `${detail.label} - histo review`;
     this.adding = session.classes[0].name;
-    // More than three channels at once are mud: the others wait.
-    this.channels = detail.channels.map((channel, k) => ({ ...channel, on: k < 3 }));
+    this.channels = detail.channels.map((channel) => ({ ...channel, on: channel.shown }));
     const layers = Object.fromEntries(LAYERS.map(([name, , , opacity, on]) => [name, { on, opacity }])) as unknown as Layers;
     this.histogram = new HistogramPanel(detail, () => this.locked);
     this.histogram.onset = (marker, threshold) => void this.act({ kind: "set_gate", marker, threshold });
@@ -124,6 +123,10 @@ export class SlideView {
     const n = state.in_force.length;
     this.stateChip.className = `chip ${state.signed ? "good" : n > 0 ? "busy" : ""}`;
     this.stateChip.textContent = state.signed ? "signed, locked" : n > 0 ? `${n} correction${n === 1 ? "" : "s"}` : "no corrections";
+    if (state.notes.length > 0) {
+      this.banner.hidden = false;
+      this.banner.textContent = state.notes.join(" ");
+    } else this.banner.hidden = true;
     if (this.locked && this.viewer.mode !== "move") this.setMode("move");
     this.fillTools();
     this.fillPanel();
@@ -398,7 +401,8 @@ export class SlideView {
 
   private channelText(): string {
     const shown = this.channels.filter(({ on }) => on);
-    return shown.length === 0 ? "0:000000:0:1" : shown.map((c) => `${c.index}:${hex(c.colour).slice(1)}:${Math.round(c.low * 1000) / 1000}:${Math.round(c.high * 1000) / 1000}`).join(",");
+    // None at all is a black picture, not the server's own choice.
+    return shown.length === 0 ? "0:000000:0:1" : addressOf(shown);
   }
 
   private sidePanel(): HTMLElement {
@@ -450,7 +454,7 @@ export class SlideView {
             this.show("Histogram");
             this.histogram.show(name);
           },
-          channels: this.channels.length > 0 ? this.channels.map((c) => `${c.index}:${hex(c.colour).slice(1)}:${c.low}:${c.high}`).join(",") : "",
+          channels: addressOf(this.channels),
         }),
       );
     else if (this.tab === "Numbers") refill(this.panel, numbersPanel(state, this.allNumbers, () => void this.computeAll()));
@@ -655,6 +659,11 @@ function helpDialog(): HTMLDialogElement {
     button("Close", () => dialog.close(), { class: "main" }),
   );
   return dialog;
+}
+
+/** Channels as the server reads them from an address. */
+function addressOf(channels: Channel[]): string {
+  return channels.map((c) => `${c.index}:${hex(c.colour).slice(1)}:${c.low.toFixed(3)}:${c.high.toFixed(3)}`).join(",");
 }
 
 function hex(colour: readonly number[]): string {
