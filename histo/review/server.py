@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -262,6 +263,9 @@ def make_app(desk: Desk, page: Path, *, hosts: Sequence[str], secrets: Secrets) 
 
 def _detail(case: Case, of: SlideUnderReview) -> dict[str, Any]:
     pyramid = Pyramid.of(of.slide)
+    stained = of.summary.stain.channels or {}
+    markers = [] if of.summary.panel is None else [marker.channel for marker in of.summary.panel.markers]
+    shown = {stained.get("nuclear"), stained.get("cd8"), *markers[:1]}
     summary = of.summary
     return {
         "key": case.key,
@@ -275,8 +279,7 @@ def _detail(case: Case, of: SlideUnderReview) -> dict[str, Any]:
         "tile_px": TILE_PX,
         "max_level": pyramid.max_level,
         "channels": [
-            {"name": name, "index": channel.index, "colour": channel.colour, "low": channel.low}
-            | {"high": channel.high}
+            {"name": name, "shown": name in shown, **asdict(channel)}
             for name, channel in zip(of.slide.channels, _default_channels(of), strict=False)
         ],
         "planes": planes_of(of.slide, summary),

@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from histo.config import Config
 from histo.errors import ResultsError, ReviewError
+from histo.measure.density import wilson_fraction
 from histo.measure.density_map import DensityMap
-from histo.measure.summary import SlideSummary
+from histo.measure.summary import Estimate, SlideSummary
 from histo.regions.place import REGION_NAMES, ZONE_NAMES, Regions
 from histo.results.atomic import write_text
 from histo.results.geojson import write_annotations_geojson
@@ -244,7 +245,26 @@ class SlideUnderReview:
             spatial=spatial,
         )
         numbers = side_by_side(self.summary, after, regions.assessed_area_mm2)
+        numbers += [self._positive(marker, corrected) for marker in self.gates_of_run]
         return numbers, {"old": phenotype_of(self.summary), "new": phenotype_of(after)}
+
+    def _positive(self, marker: str, corrected: Corrected) -> Number:
+        """Return the share of the CD8+ cells in assessed tissue above a gate, before and after."""
+        cells = self.cells
+        level = self.config.measure.confidence_level
+
+        def share(asked: NDArray[np.bool_], gate: float) -> Estimate:
+            values = cells.markers[marker][asked]
+            values = values[~np.isnan(values)]
+            return wilson_fraction(int((values > gate).sum()), len(values), level)
+
+        left = corrected.kept & corrected.is_cd8 & corrected.in_tissue[: len(cells)]
+        return Number(
+            name=f"positive_fraction_{marker}",
+            label=f"{marker}+ share of CD8+ cells",
+            old=share(cells.is_cd8 & cells.in_tissue, self.gates_of_run[marker][1]),
+            new=share(left, self.gates()[marker]),
+        )
 
     def _write_signed(self, entry: Entry) -> None:
         """Write what was signed, for programs: numbers and regions. The log alone is the record."""

@@ -5,6 +5,8 @@ import { alertOf, button, el, figure, put, refill } from "./dom";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEADLINES = ["n_cd8", "cd8_density_per_mm2", "cd8_density_core_per_mm2", "cd8_density_inner_margin_per_mm2", "cd8_density_outer_margin_per_mm2", "cd8_density_far_per_mm2", "log2_core_outer", "assessed_area_mm2"];
+// And what names of markers follow.
+const POSITIVE = "positive_fraction_";
 
 export function words(name: string): string {
   return name.replaceAll("_", " ").replace(/\bcd8\b/g, "CD8").replace(/ um2$/, " (um\u00b2)").replace(/ um$/, " (um)").replace(/ px$/, " (px)");
@@ -16,7 +18,8 @@ export function numbersPanel(state: State, all: NumberRow[] | null, onall: () =>
   const rows = all ?? state.numbers;
   const changed = rows.filter(differs).length;
   const head = HEADLINES.flatMap((name) => rows.filter((row) => row.name === name));
-  const rest = rows.filter((row) => !HEADLINES.includes(row.name));
+  head.push(...rows.filter((row) => row.name.startsWith(POSITIVE)));
+  const rest = rows.filter((row) => !head.includes(row));
   const { old, new: now } = state.phenotypes;
   const n = state.in_force.length;
   return el(
