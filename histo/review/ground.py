@@ -18,14 +18,12 @@ from histo.config import Config, RegionName
 from histo.errors import ReviewError
 from histo.measure.summary import SlideSummary
 from histo.regions.annotations import Annotations, read_annotations
-from histo.regions.find import find_regions, load_configured
 from histo.regions.place import Regions, place_regions
 from histo.regions.shapes import as_multipolygon, repair
 from histo.review.actions import DrawRegion
 from histo.slide import Slide
-from histo.slide.survey import survey_slide
+from histo.slide.survey import Survey, survey_slide
 from histo.slide.tissue import Tissue, detect_tissue
-from histo.stain.space import fit_stain
 
 # Drawn over the others, which stay what they are underneath.
 _ON_TOP = ("necrosis", "exclude")
@@ -75,10 +73,8 @@ def read_ground(slide: Slide, summary: SlideSummary, config: Config) -> Ground:
         if summary.annotations is None
         else read_annotations(Path(summary.annotations), slide, dict(config.regions.names))
     )
-    classifier = load_configured(config)
-    if classifier is not None or config.regions.tumour_channel is not None:
-        stain = fit_stain(slide, survey, tissue, config.stain)
-        annotations = find_regions(slide, survey, tissue, stain, annotations, config, classifier)
+    if config.regions.classifier is not None or config.regions.tumour_channel is not None:
+        annotations = _found(slide, survey, tissue, annotations, config)
     ground = Ground(tissue, tissue.unread | _failed(summary, slide, tissue), annotations, config)
     found = regions_with(ground, ()).assessed_area_mm2
     recorded = summary.tissue.assessed_area_mm2
@@ -140,6 +136,17 @@ def draw(
                 for name in regions.keys() - {step.region, *_ON_TOP}:
                     regions[name] = as_multipolygon(regions[name].difference(area))
     return {name: region for name, region in sorted(regions.items()) if not region.is_empty}
+
+
+def _found(
+    slide: Slide, survey: Survey, tissue: Tissue, annotations: Annotations | None, config: Config
+) -> Annotations | None:
+    # They bring torch, which takes half a GB and some seconds: only where it is needed.
+    from histo.regions.find import find_regions, load_configured
+    from histo.stain.space import fit_stain
+
+    stain = fit_stain(slide, survey, tissue, config.stain)
+    return find_regions(slide, survey, tissue, stain, annotations, config, load_configured(config))
 
 
 def _failed(summary: SlideSummary, slide: Slide, tissue: Tissue) -> NDArray[np.bool_]:

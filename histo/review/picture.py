@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2
 from pathlib import Path
 from typing import Any, Final
 
 import imagecodecs
 import numpy as np
-import torch
 import zarr
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,8 +20,7 @@ from histo.errors import ReviewError, TileReadError
 from histo.measure.summary import SlideSummary
 from histo.slide import Box, Slide
 from histo.slide.tile_cache import TileCache
-from histo.stain.deconvolution import STAINS
-from histo.stain.space import BrightfieldTransform
+from histo.stain.names import STAINS
 
 TILE_PX: Final = 512
 _QUALITY = 85
@@ -30,6 +28,8 @@ _CROP_UM: Final = 48.0
 _CROP_PX: Final = 192
 _THUMBNAIL_PX: Final = 360
 _UNREAD_GREY = 200
+_PATCHES = 5
+_PATCH_PX = 192
 _CHANNEL = re.compile(r"(\d{1,2}):([0-9a-fA-F]{6}):(-?\d{1,9}(?:\.\d{1,6})?):(-?\d{1,9}(?:\.\d{1,6})?)")
 _MAX_CHANNELS = 16
 
@@ -151,6 +151,32 @@ def default_channels(maps: Path, n_channels: int) -> tuple[Channel, ...]:
         ) from None
 
 
+def close_up_channels(slide: Slide, maps: Path) -> tuple[Channel, ...]:
+    """Return how channels should be shown close up: an overview averages away the signal of single cells.
+
+    Black is the lower quartile and full colour the 99.9th percentile of patches all over the slide.
+    """
+    channels = default_channels(maps, len(slide.channels))
+    mpp = min(slide.mpp)
+    columns, rows = slide.grid_size(mpp)
+    patches = []
+    for y in np.linspace(0.1, 0.9, _PATCHES) * rows:
+        for x in np.linspace(0.1, 0.9, _PATCHES) * columns:
+            try:
+                patches.append(
+                    slide.read(Box(int(x), int(y), _PATCH_PX, _PATCH_PX), mpp).reshape(-1, len(channels))
+                )
+            except TileReadError:
+                continue
+    if not patches:
+        return channels
+    low, high = np.percentile(np.concatenate(patches), [25, 99.9], axis=0)
+    return tuple(
+        replace(channel, low=float(low[k]), high=max(float(high[k]), float(low[k]) + 1e-3))
+        for k, channel in enumerate(channels)
+    )
+
+
 def thumbnail(maps: Path, kind: str) -> bytes:
     """Return a small picture of a slide as JPEG, from the overview in its `maps.zarr`.
 
@@ -208,10 +234,10 @@ def crop(
     stain = summary.stain
     if plane == 0 or stain.vectors is None or stain.white_point is None:
         return jpeg(pixels)
-    transform = BrightfieldTransform(
-        stain.white_point, "config", tuple(stain.vectors[name] for name in STAINS), ("config", "config")
-    )
-    amount = transform(torch.from_numpy(pixels)[None])[0, plane - 1].clamp_min(0)
-    vector = np.array(stain.vectors[STAINS[plane - 1]], np.float32)
-    light = 10.0 ** (-amount.numpy()[..., None] * vector) * np.array(stain.white_point, np.float32)
+    # As histo.stain.deconvolution, without the half GB that torch takes.
+    white = np.array(stain.white_point)
+    vectors = np.array([stain.vectors[name] for name in STAINS])
+    od = -np.log10(np.maximum(pixels, 1) / np.maximum(white, 1))
+    amount = np.maximum((od @ np.linalg.inv(vectors))[..., plane - 1], 0)
+    light = 10.0 ** (-amount[..., None] * vectors[plane - 1]) * white
     return jpeg(np.clip(light, 0, 255).astype(np.uint8))

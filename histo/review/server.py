@@ -37,7 +37,6 @@ from histo.review.picture import (
     Pyramid,
     TilePictures,
     crop,
-    default_channels,
     parse_channels,
     planes_of,
     thumbnail,
@@ -280,7 +279,7 @@ def _detail(case: Case, of: SlideUnderReview) -> dict[str, Any]:
         "max_level": pyramid.max_level,
         "channels": [
             {"name": name, "shown": name in shown, **asdict(channel)}
-            for name, channel in zip(of.slide.channels, _default_channels(of), strict=False)
+            for name, channel in zip(of.slide.channels, of.channels, strict=False)
         ],
         "planes": planes_of(of.slide, summary),
         "flags": [flag.model_dump() for flag in summary.flags],
@@ -314,17 +313,11 @@ def _state(of: SlideUnderReview) -> dict[str, Any]:
     }
 
 
-def _default_channels(of: SlideUnderReview) -> tuple[Channel, ...]:
-    if of.slide.kind == "brightfield":
-        return ()
-    return default_channels(of.folder / "maps.zarr", len(of.slide.channels))
-
-
 def _channels(request: Request, of: SlideUnderReview) -> tuple[Channel, ...]:
     if of.slide.kind == "brightfield":
         return ()
     text = request.query_params.get("channels")
-    return _default_channels(of) if text is None else parse_channels(text, len(of.slide.channels))
+    return of.channels if text is None else parse_channels(text, len(of.slide.channels))
 
 
 async def _in(pool: ThreadPoolExecutor, do: Callable[[], Answer]) -> Answer:

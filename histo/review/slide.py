@@ -52,7 +52,7 @@ from histo.review.cells import (
 from histo.review.ground import Ground, draw, read_ground, regions_with
 from histo.review.log import Log, append, read_log
 from histo.review.numbers import Number, measured, phenotype_of, side_by_side
-from histo.review.picture import png
+from histo.review.picture import Channel, close_up_channels, png
 from histo.slide import Slide, open_slide
 
 # A click means the cell whose centroid lies this close.
@@ -124,6 +124,13 @@ class SlideUnderReview:
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return {}
         return dict(list(found.items())[:MAX_MARKERS])
+
+    @cached_property
+    def channels(self) -> tuple[Channel, ...]:
+        """How the channels of fluorescence are shown unless a reader says otherwise; none for brightfield."""
+        if self.slide.kind == "brightfield":
+            return ()
+        return close_up_channels(self.slide, self.folder / "maps.zarr")
 
     @cached_property
     def _cells(self) -> Cells:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from histo.config import StainVectors
 from histo.errors import ConfigError
-
-STAINS = ("nuclear", "cd8", "residual")
+from histo.stain.names import STAINS as STAINS
 
 # What the network sees is clipped to this range of stain amounts, in both modalities.
 AMOUNT_RANGE = (-0.5, 3.0)
