@@ -1,7 +1,7 @@
 """A load test of the review server on loopback: how long tiles take, and how much memory the server does.
 
-A rendered slide is tiled to a large one with as many cells as asked, laid out as a results folder. Clients with
-connections of their own ask for tiles of the slide and of the cells as somebody does who looks round.
+A rendered slide is tiled to a large one with as many cells as asked, laid out as a results folder. Clients
+with connections of their own ask for tiles of the slide and of the cells as somebody does who looks round.
 
     uv run python benchmarks/review.py --out review-load     # 40,000 x 40,000 px, 500,000 cells, 4 clients
 """
