@@ -403,10 +403,18 @@ def review(
     slides: Annotated[
         Path | None, typer.Option(help="Folder of the slides, if they are not where they were analysed.")
     ] = None,
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Compare blinded readers who signed the same slides; no page.")
+    ] = False,
 ) -> None:
     """Look at results on their slides in a browser, correct them, and sign."""
     import getpass
 
+    if agreement:
+        from histo.review.command import tell_agreement
+
+        tell_agreement(results, slides, Console())
+        return
     from histo.review.command import review as serve
 
     serve(

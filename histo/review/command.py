@@ -10,8 +10,10 @@ from pathlib import Path
 import uvicorn
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from histo.errors import ReviewError
+from histo.measure.summary import Estimate
 from histo.review.actions import ReviewerName
 from histo.review.guard import Secrets
 from histo.review.server import Desk, make_app
@@ -89,6 +91,32 @@ def review(
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
+
+
+def tell_agreement(results: Path, slides: Path | None, console: Console) -> None:
+    """Compare readers, see `readers_agreement`, and print what comes of it."""
+    from histo.review.agreement import AGREEMENT_FILE, readers_agreement
+
+    for pair in readers_agreement(results, slides):
+        table = Table(
+            title=f"{pair.readers[0]} and {pair.readers[1]}: {len(pair.slides)} slides signed by both"
+        )
+        for heading in ("", "slides", "concordance", "ratio", "95 % limits"):
+            table.add_column(heading, justify="left" if heading == "" else "right")
+        for density in pair.densities.values():
+            ratio = density.ratio
+            limits = "" if ratio.low is None or ratio.high is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
+            table.add_row(
+                density.label, str(density.n_slides), _told(density.concordance), _told(ratio), limits
+            )
+        console.print(table)
+        console.print(f"kappa of {pair.n_cells} cells of the run: {_told(pair.kappa_cells)}")
+        console.print(f"kappa of phenotypes: {_told(pair.kappa_phenotype)}", soft_wrap=True)
+    console.print(f"Agreement: {results / AGREEMENT_FILE}", soft_wrap=True)
+
+
+def _told(estimate: Estimate) -> str:
+    return f"NA ({estimate.not_assessable})" if estimate.value is None else f"{estimate.value:.3f}"
 
 
 def is_loopback(host: str) -> bool:

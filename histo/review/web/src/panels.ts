@@ -92,7 +92,8 @@ export interface CellTools {
   remove: () => void;
   setClass: (name: string) => void;
   measure: (name: string) => void;
-  /** Channels of fluorescence as they are shown, for the address of a crop. */
+  /** Channels of fluorescence for the addresses of crops: those that are shown, and all. */
+  shown: string;
   channels: string;
 }
 
@@ -103,8 +104,9 @@ export function cellPanel(cell: Cell | null, nSelected: number, detail: Detail, 
   detail.planes.forEach((plane, k) => {
     if (plane === "residual" && detail.kind === "brightfield") return;
     const path = `${slidePath(detail.key)}/crop/${k}.jpg?x=${cell.x_um.toFixed(2)}&y=${cell.y_um.toFixed(2)}`;
-    const src = tools.channels ? `${path}&channels=${encodeURIComponent(tools.channels)}` : path;
-    put(planes, el("figure", {}, el("img", { src, width: 92, height: 92, alt: `${plane}, 48 um around the cell` }), el("figcaption", {}, plane)));
+    const channels = k === 0 ? tools.shown : tools.channels;
+    const src = channels ? `${path}&channels=${encodeURIComponent(channels)}` : path;
+    put(planes, el("figure", {}, el("img", { src, width: 92, height: 92, alt: `${plane}, 48 um around the cell` }), el("figcaption", { title: plane }, plane)));
   });
   const other = session.classes.map(({ name }) => name).filter((name) => name !== cell.cell_class);
   const distance = cell.signed_distance_um;

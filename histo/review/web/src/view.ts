@@ -454,6 +454,7 @@ export class SlideView {
             this.show("Histogram");
             this.histogram.show(name);
           },
+          shown: this.channels.length > 0 ? this.channelText() : "",
           channels: addressOf(this.channels),
         }),
       );
