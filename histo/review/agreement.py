@@ -37,7 +37,7 @@ _NO_CELL, _CD8, _OTHER = 0, 1, 2
 class DensityAgreement(BaseModel):
     """Agreement on one density over slides.
 
-    concordance : Lin's coefficient. ratio : geometric mean of the second reader's density over the first's, with
+    concordance : Lin's coefficient. ratio : of the second reader's density to the first's, geometric mean and
     95 % limits of agreement (Bland and Altman on the logarithm, the configured offset added to both).
     """
 
