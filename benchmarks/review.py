@@ -210,6 +210,7 @@ def measure(host: str, pid: int, given: argparse.Namespace) -> None:
     begun = time.perf_counter()
     ask("/api/slides/large/state")
     print(f"{given.cells} cells and tissue read in {time.perf_counter() - begun:.2f} s")
+    print(f"server: {highest_gb(pid):.2f} GB at its highest so far")
     width_px, height_px = detail["size_px"]
     tile_px, top = detail["tile_px"], detail["max_level"]
     width_um = detail["size_um"][0]
@@ -237,18 +238,16 @@ def measure(host: str, pid: int, given: argparse.Namespace) -> None:
         for seed, into in enumerate(took)
     ]
     process = psutil.Process(pid)
-    peak = process.memory_info().rss
     before = sum(process.cpu_times()[:2])
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        time.sleep(0.2)
-        peak = max(peak, process.memory_info().rss)
+    for thread in threads:
+        thread.join()
     busy = (sum(process.cpu_times()[:2]) - before) / given.seconds
     for kind, limit in LIMITS_MS.items():
         all_of = [seconds for one in took for seconds in one[kind]]
         print(f"{kind:8s} {percentiles(all_of)}   asked for: p95 below {limit:.0f} ms")
-    print(f"server: {busy:.2f} cores busy")
+    print(f"server: {busy:.2f} cores busy, {highest_gb(pid):.2f} GB at its highest so far")
     for action in (
         {"kind": "delete_cells", "cells": [1, 2, 3]},
         {"kind": "draw_region", "region": "exclude", "outline": [[1000, 1000], [3000, 1000], [3000, 3000]]},
@@ -257,11 +256,14 @@ def measure(host: str, pid: int, given: argparse.Namespace) -> None:
         begun = time.perf_counter()
         ask("/api/slides/large/log", action, token)
         print(f"{action['kind']}: new numbers after {time.perf_counter() - begun:.2f} s")
-        peak = max(peak, process.memory_info().rss)
-    # What the system counted, between the looks as well.
+    print(f"server: {highest_gb(pid):.2f} GB at its highest   asked for: below {LIMIT_GB:.0f} GB")
+
+
+def highest_gb(pid: int) -> float:
+    """Return the most memory that a process ever had, as the system counts it."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    peak = max(peak, int(found[1]) * 1024) if found else peak
-    print(f"server: {peak / 1e9:.2f} GB at its highest   asked for: below {LIMIT_GB:.0f} GB")
+    assert found is not None
+    return int(found[1]) * 1024 / 1e9
 
 
 if __name__ == "__main__":

@@ -91,6 +91,20 @@ class SetGate(_Action):
     threshold: float | None
 
 
+class CountFrame(_Action):
+    """The reader's count in a counting frame; a later one of the same frame takes its place.
+
+    x_um, y_um : corner of the square. marks : one (x, y) per CD8+ cell, um in the slide's frame.
+    """
+
+    kind: Literal["count_frame"] = "count_frame"
+    frame: Annotated[int, Field(ge=1, le=1000)]
+    x_um: _Coordinate
+    y_um: _Coordinate
+    edge_um: Annotated[float, Field(ge=50, le=1000)]
+    marks: Annotated[tuple[tuple[_Coordinate, _Coordinate], ...], Field(max_length=MAX_CELLS)]
+
+
 class Undo(_Action):
     """Take a correction back."""
 
@@ -122,8 +136,9 @@ class Reopen(_Action):
 
 
 Correction = DeleteCells | AddCell | SetClass | DrawRegion | SetGate
+_CORRECTIONS = get_args(Correction)
 Action = Annotated[
-    DeleteCells | AddCell | SetClass | DrawRegion | SetGate | Undo | Redo | Sign | Reopen,
+    DeleteCells | AddCell | SetClass | DrawRegion | SetGate | CountFrame | Undo | Redo | Sign | Reopen,
     Field(discriminator="kind"),
 ]
 
@@ -177,7 +192,7 @@ def standing(entries: Sequence[Entry], fingerprint: str) -> Standing:
             signed = entry
         elif isinstance(action, Reopen):
             signed = None
-        else:
+        elif not isinstance(action, CountFrame):
             made[entry.number] = (entry, action)
     in_force = [(n, entry, action) for n, (entry, action) in made.items() if n not in undone]
     current = [
@@ -200,9 +215,7 @@ def check_action(entries: Sequence[Entry], action: Action) -> None:
     if isinstance(action, Reopen) and now.signed is None:
         raise ReviewError("the slide is not signed: there is nothing to reopen")
     if isinstance(action, (Undo, Redo)):
-        corrections = {
-            entry.number for entry in entries if not isinstance(entry.action, (Undo, Redo, Sign, Reopen))
-        }
+        corrections = {entry.number for entry in entries if isinstance(entry.action, _CORRECTIONS)}
         if action.entry not in corrections:
             raise ReviewError(f"entry {action.entry} is no correction")
         if isinstance(action, Undo) == (action.entry in now.undone):

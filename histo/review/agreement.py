@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from histo.errors import ReviewError
-from histo.evaluation.agreement import bland_altman, concordance, moment_rows
 from histo.measure.summary import Estimate
 from histo.results.atomic import write_text
 from histo.results.slides_table import read_slides_table
 from histo.review.actions import standing
+from histo.review.comparing import DensityAgreement, cohen_kappa, density_agreement
 from histo.review.ground import stored_config
 from histo.review.log import read_log
 from histo.review.slide import Now, SlideUnderReview, Who
@@ -29,24 +29,8 @@ DENSITIES: Final = {
     "cd8_density_inner_margin_per_mm2": "CD8+ density, inner margin",
     "cd8_density_outer_margin_per_mm2": "CD8+ density, outer margin",
 }
-_MIN_SLIDES: Final = 3
 # What a reader made of a cell that the run found.
 _NO_CELL, _CD8, _OTHER = 0, 1, 2
-
-
-class DensityAgreement(BaseModel):
-    """Agreement on one density over slides.
-
-    concordance : Lin's coefficient. ratio : of the second reader's density to the first's, geometric mean and
-    95 % limits of agreement (Bland and Altman on the logarithm, the configured offset added to both).
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    label: str
-    n_slides: int
-    concordance: Estimate
-    ratio: Estimate
 
 
 class PairAgreement(BaseModel):
@@ -105,52 +89,6 @@ def readers_agreement(results: Path, slides: Path | None = None) -> list[PairAgr
     told = [pair.model_dump(mode="json") for pair in pairs]
     write_text(results / AGREEMENT_FILE, json.dumps(told, indent=2))
     return pairs
-
-
-def density_agreement(
-    label: str, first: Sequence[float], second: Sequence[float], offset: float
-) -> DensityAgreement:
-    """Compare densities per mm2 of the same slides by two readers."""
-    n = len(first)
-    if n < _MIN_SLIDES:
-        reason = f"{n} slides have it from both readers, {_MIN_SLIDES} needed"
-        missing = Estimate.missing
-        return DensityAgreement(
-            label=label, n_slides=n, concordance=missing("", reason), ratio=missing("ratio", reason)
-        )
-    x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    ccc = float(concordance(moment_rows(x, y).sum(axis=0)))
-    limits = bland_altman(np.log(x + offset), np.log(y + offset))
-    return DensityAgreement(
-        label=label,
-        n_slides=n,
-        concordance=(
-            Estimate.missing("", "the densities do not vary")
-            if np.isnan(ccc)
-            else Estimate(value=ccc, unit="")
-        ),
-        ratio=Estimate(
-            value=float(np.exp(limits.mean)),
-            low=float(np.exp(limits.low)),
-            high=float(np.exp(limits.high)),
-            unit="ratio",
-        ),
-    )
-
-
-def cohen_kappa(first: Sequence[object], second: Sequence[object], what: str) -> Estimate:
-    """Return Cohen's kappa (Cohen 1960, Educ Psychol Meas 20:37-46) of two readers' categories."""
-    if len(first) == 0:
-        return Estimate.missing("", f"no {what} from both readers")
-    names, codes = np.unique(np.array([*map(str, first), *map(str, second)]), return_inverse=True)
-    a, b = codes[: len(first)], codes[len(first) :]
-    table = np.zeros((len(names), len(names)))
-    np.add.at(table, (a, b), 1)
-    table /= table.sum()
-    by_chance = float(table.sum(axis=1) @ table.sum(axis=0))
-    if by_chance >= 1:
-        return Estimate.missing("", f"all {what} are {names[0]} to both readers")
-    return Estimate(value=float((np.trace(table) - by_chance) / (1 - by_chance)), unit="")
 
 
 def _pair(

@@ -106,9 +106,7 @@ def tell_agreement(results: Path, slides: Path | None, console: Console) -> None
         for density in pair.densities.values():
             ratio = density.ratio
             limits = "" if ratio.low is None or ratio.high is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
-            table.add_row(
-                density.label, str(density.n_slides), _told(density.concordance), _told(ratio), limits
-            )
+            table.add_row(density.label, str(density.n), _told(density.concordance), _told(ratio), limits)
         console.print(table)
         console.print(f"kappa of {pair.n_cells} cells of the run: {_told(pair.kappa_cells)}")
         console.print(f"kappa of phenotypes: {_told(pair.kappa_phenotype)}", soft_wrap=True)

@@ -228,6 +228,12 @@ def make_app(desk: Desk, page: Path, *, hosts: Sequence[str], secrets: Secrets) 
         key = request.path_params["key"]
         return JSONResponse({"cells": await _in(desk.for_work, lambda: desk.slide(key).least_certain(200))})
 
+    async def frames(request: Request) -> Response:
+        key, edge_um = request.path_params["key"], _coordinate(request, "edge_um")
+        if not 50 <= edge_um <= 1000:
+            raise HTTPException(400, "a frame is 50 to 1000 um wide")
+        return JSONResponse(await _in(desk.for_work, lambda: desk.slide(key).frames(edge_um)))
+
     async def spatial(request: Request) -> Response:
         key = request.path_params["key"]
         found = await _in(desk.for_work, lambda: desk.slide(key).spatial_numbers())
@@ -250,6 +256,7 @@ def make_app(desk: Desk, page: Path, *, hosts: Sequence[str], secrets: Secrets) 
         Route(of + "/crop/{plane:int}.jpg", crop_picture),
         Route(of + "/histogram", histogram),
         Route(of + "/uncertain", uncertain),
+        Route(of + "/frames", frames),
         Route(of + "/numbers", spatial),
         Mount("/assets", StaticFiles(directory=page / "assets", check_dir=False)),
     ]

@@ -30,6 +30,7 @@ from histo.results.maps import ZONE_COLOURS
 from histo.review.actions import (
     Action,
     AddCell,
+    CountFrame,
     DeleteCells,
     DrawRegion,
     Entry,
@@ -49,6 +50,7 @@ from histo.review.cells import (
     frame_of,
     read_cells_in_place,
 )
+from histo.review.frames import Frame, against_model, counted, frames_of
 from histo.review.ground import Ground, draw, read_ground, regions_with
 from histo.review.log import Log, append, read_log
 from histo.review.numbers import Number, measured, phenotype_of, side_by_side
@@ -193,6 +195,11 @@ class SlideUnderReview:
             unknown = {cell_id for cell_id in action.cells if cell_id <= 0} - added
             if unknown or len(self.cells.at(of_run)) != len(of_run):
                 raise ReviewError("no such cell on this slide")
+        if isinstance(action, CountFrame):
+            frame = Frame(action.x_um, action.y_um, action.edge_um)
+            marks = np.array(action.marks, np.float64).reshape(-1, 2)
+            if not frame.holds(marks[:, 0], marks[:, 1]).all():
+                raise ReviewError("a mark lies outside its frame")
         if isinstance(action, SetGate) and action.marker not in self.gates_of_run:
             raise ReviewError(f"no gate for {action.marker[:40]!r} on this slide")
 
@@ -441,6 +448,17 @@ class SlideUnderReview:
             {"cell_id": int(cells.cell_id[k]), "x_um": float(cells.x_um[k]), "y_um": float(cells.y_um[k])}
             for k in at[order]
         ]
+
+    def frames(self, edge_um: float) -> dict[str, Any]:
+        """Return counting frames of this size, and what this reader counted in them: see `against_model`."""
+        with self._lock:
+            # Of the run, so that they stay where they are when somebody draws.
+            regions = regions_with(self._ground, ())
+        cells = self.cells
+        found = frames_of(regions, self.summary.slide_id, edge_um)
+        mine = [entry for entry in self.entries if entry.by == self.who.name]
+        is_cd8 = cells.is_cd8
+        return against_model(found, counted(mine, edge_um), cells.x_um[is_cd8], cells.y_um[is_cd8])
 
     def measurements(self) -> list[str]:
         """Return the columns of numbers that a histogram can show."""

@@ -10,7 +10,8 @@ import pytest
 
 from histo.errors import ReviewError
 from histo.review.actions import DeleteCells, SetClass, Sign
-from histo.review.agreement import AGREEMENT_FILE, cohen_kappa, density_agreement, readers_agreement
+from histo.review.agreement import AGREEMENT_FILE, readers_agreement
+from histo.review.comparing import cohen_kappa, density_agreement
 from histo.review.server import Desk
 from histo.review.slide import Who
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from pathlib import Path
 
@@ -16,7 +17,17 @@ from histo.errors import ReviewError
 from histo.regions.annotations import read_annotations
 from histo.regions.place import place_regions
 from histo.results.cells_parquet import read_cells
-from histo.review.actions import AddCell, DeleteCells, DrawRegion, Redo, SetClass, Sign, Undo
+from histo.review.actions import (
+    AddCell,
+    CountFrame,
+    DeleteCells,
+    DrawRegion,
+    Redo,
+    SetClass,
+    SetGate,
+    Sign,
+    Undo,
+)
 from histo.review.cells import BLOCK_UM, TILE_UM
 from histo.review.ground import draw
 from histo.review.overlay import ADDED, CHANGED, DELETED, outline_tile, point_block
@@ -240,3 +251,57 @@ def test_reading_alone_hides_what_others_did(results: Path) -> None:
     blind = desk.slide(case.key)
     assert blind.entries == ()
     assert value(blind, "n_cd8") == value(blind, "n_cd8", "old")
+
+
+def test_a_gate_of_this_slide_moves_its_share(results: Path) -> None:
+    (name,) = (path.parent.name for path in results.glob("*/summary.json"))
+    gate = {"marker": "CK", "column": "cd8_ring_mean", "threshold": 0.3}
+    (results / "gates.json").write_text(json.dumps({"gates": [gate]}))
+    slide = Desk(results, Who("Dr A")).slide(name)
+    share = value(slide, "positive_fraction_CK")
+    assert share == value(slide, "positive_fraction_CK", "old")
+    assert share is not None
+    cells = slide.cells
+    counted = cells.is_cd8 & cells.in_tissue
+    assert share == pytest.approx(float((cells.markers["CK"][counted] > 0.3).mean()))
+    bit = np.frombuffer(point_block(cells, slide.now().corrected, 0, 0, slide.gates()), np.uint8)[
+        -len(cells) :
+    ]
+    assert (bit == (cells.markers["CK"] > 0.3)).all()
+    slide.act(SetGate(marker="CK", threshold=0.5))
+    assert slide.histogram("cd8_ring_mean")["gate"] == 0.5
+    assert value(slide, "positive_fraction_CK") < share
+    assert value(slide, "positive_fraction_CK", "old") == share
+    slide.act(SetGate(marker="CK", threshold=None))
+    assert value(slide, "positive_fraction_CK") == share
+    with pytest.raises(ReviewError, match="no gate"):
+        slide.act(SetGate(marker="PD-1", threshold=1.0))
+
+
+def test_counting_frames_lie_in_tissue_and_show_the_model_last(slide: SlideUnderReview) -> None:
+    told = slide.frames(100.0)
+    frames = told["frames"]
+    assert 3 <= len(frames) <= 10
+    assert told == slide.frames(100.0)
+    for k, (x, y) in enumerate(frames):
+        for other_x, other_y in frames[:k]:
+            assert abs(x - other_x) >= 100 or abs(y - other_y) >= 100
+    cells = slide.cells
+    true = []
+    for k, (x, y) in enumerate(frames, start=1):
+        assert slide.frames(100.0)["model"] is None
+        inside = cells.is_cd8 & (cells.x_um >= x) & (cells.x_um < x + 100)
+        inside &= (cells.y_um >= y) & (cells.y_um < y + 100)
+        true.append(int(inside.sum()))
+        marks = tuple(zip(cells.x_um[inside].tolist(), cells.y_um[inside].tolist(), strict=True))
+        slide.act(CountFrame(frame=k, x_um=x, y_um=y, edge_um=100.0, marks=marks))
+    told = slide.frames(100.0)
+    assert told["model"] == told["reader"] == true
+    assert told["ratio"]["value"] == pytest.approx(1)
+    # A count corrects nothing, and is not taken back.
+    assert slide.now().standing.corrections == ()
+    with pytest.raises(ReviewError, match="no correction"):
+        slide.act(Undo(entry=1))
+    with pytest.raises(ReviewError, match="outside its frame"):
+        slide.act(CountFrame(frame=1, x_um=0, y_um=0, edge_um=100.0, marks=((500.0, 1.0),)))
+    assert slide.frames(999.0)["frames"] == []

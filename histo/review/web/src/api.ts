@@ -99,6 +99,7 @@ export type Action =
   | { kind: "set_class"; cells: number[]; cell_class: string }
   | { kind: "draw_region"; region: string; mode: "add" | "remove"; outline: Point[] }
   | { kind: "set_gate"; marker: string; threshold: number | null }
+  | { kind: "count_frame"; frame: number; x_um: number; y_um: number; edge_um: number; marks: Point[] }
   | { kind: "undo"; entry: number }
   | { kind: "redo"; entry: number }
   | { kind: "sign"; name: string; verdict: string; comment: string }
@@ -154,6 +155,16 @@ export interface Histogram {
   marker?: string | null;
   gate?: number | null;
   gate_of_run?: number | null;
+}
+
+export interface Frames {
+  frames: Point[];
+  reader: (number | null)[];
+  marks: Record<number, Point[]>;
+  /** None before every frame is counted. */
+  model: number[] | null;
+  concordance: Estimate | null;
+  ratio: Estimate | null;
 }
 
 export class ServerError extends Error {}

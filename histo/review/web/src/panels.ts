@@ -1,6 +1,6 @@
 // The panels beside the slide: a cell, the numbers, a histogram, the log and the signature.
 
-import { type Action, type Cell, type Detail, type Entry, type Estimate, get, type Histogram, type NumberRow, type Session, slidePath, type State } from "./api";
+import { type Action, type Cell, type Detail, type Entry, type Estimate, type Frames, get, type Histogram, type NumberRow, type Point, type Session, slidePath, type State } from "./api";
 import { alertOf, button, el, figure, put, refill } from "./dom";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -271,6 +271,8 @@ export function describe(action: Action): string {
       return action.mode === "add" ? `drew ${action.region}` : `took from ${action.region}`;
     case "set_gate":
       return action.threshold === null ? `gate of ${action.marker} back to the batch` : `gate of ${action.marker} at ${figure(action.threshold)}`;
+    case "count_frame":
+      return `counted ${action.marks.length} in frame ${action.frame}`;
     case "undo":
       return `took back ${action.entry}`;
     case "redo":
@@ -286,7 +288,7 @@ export function logPanel(state: State, act: (action: Action) => void, go: (entry
   const items = [...state.entries].reverse().map((entry) => {
     const inForce = state.in_force.includes(entry.number);
     const undone = state.undone.includes(entry.number);
-    const correction = !["undo", "redo", "sign", "reopen"].includes(entry.action.kind);
+    const correction = !["undo", "redo", "sign", "reopen", "count_frame"].includes(entry.action.kind);
     const time = entry.at_utc.slice(0, 16).replace("T", " ");
     return el(
       "li",
@@ -307,6 +309,63 @@ export function logPanel(state: State, act: (action: Action) => void, go: (entry
     ...state.notes.map((note) => el("p", { class: "note" }, note)),
     state.stale > 0 && el("p", { class: "note" }, `${state.stale} corrections of cells were made on an earlier result and do not apply to this one.`),
     items.length === 0 ? el("p", { class: "muted" }, "Nothing yet. Every correction is listed here with who and when; the run's own results are never changed.") : el("ol", { reversed: true }, ...items),
+  );
+}
+
+// Counting frames ---------------------------------------------------------------------------------------------
+
+export interface CountTools {
+  at: number | null;
+  marks: Point[];
+  edge: number;
+  locked: boolean;
+  start: (frame: number) => void;
+  done: () => void;
+  stop: () => void;
+  setEdge: (edge: number) => void;
+}
+
+export function countPanel(frames: Frames | null, tools: CountTools): HTMLElement {
+  if (frames === null) return el("p", { class: "muted" }, "Drawing frames ...");
+  const { at } = tools;
+  const size = el(
+    "select",
+    { id: "edge", disabled: at !== null, onchange: () => tools.setEdge(Number(size.value)) },
+    ...[100, 150, 200, 250, 500].map((um) => el("option", { value: um, selected: um === tools.edge }, `${um} \u00d7 ${um} um`)),
+  );
+  const next = frames.reader.findIndex((n) => n === null);
+  const told = (estimate: Estimate | null) => (estimate === null ? "" : estimate.value === null ? `NA (${estimate.not_assessable})` : figure(estimate.value));
+  return el(
+    "div",
+    { class: "count" },
+    at === null
+      ? el("p", { class: "muted" }, "Random fields of assessed tissue, the same for every reader. While you count, nothing of the model is shown; its counts appear once every frame is counted.")
+      : el("p", {}, el("strong", {}, `Frame ${at + 1} of ${frames.frames.length}: ${tools.marks.length} CD8+ cells`), el("br"), el("span", { class: "muted" }, "Click a cell whose centre lies in the frame; click its mark again to take it back. From the keyboard, A marks at the cross.")),
+    el("label", { for: "edge" }, "Size"),
+    size,
+    el(
+      "div",
+      { class: "buttons" },
+      at === null
+        ? button(next < 0 ? "Count again from the first" : next === 0 ? "Begin counting" : `Go on with frame ${next + 1}`, () => tools.start(Math.max(0, next)), { class: "main", disabled: tools.locked || frames.frames.length === 0 })
+        : button("Done with this frame", tools.done, { class: "main" }),
+      at !== null && button("Stop counting", tools.stop),
+    ),
+    frames.frames.length === 0 && el("p", { class: "note" }, "The assessed tissue holds no frame of this size."),
+    el(
+      "table",
+      { class: "figures" },
+      el("caption", { class: "unseen" }, "Counts by frame"),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Frame"), el("th", { scope: "col", class: "number" }, "You"), el("th", { scope: "col", class: "number" }, "Model"))),
+      el("tbody", {}, ...frames.reader.map((n, k) => el("tr", {}, el("th", { scope: "row" }, k + 1), el("td", { class: "number" }, n === null ? "\u2013" : figure(n)), el("td", { class: "number" }, frames.model === null ? "hidden" : figure(frames.model[k]))))),
+    ),
+    frames.model !== null &&
+      el(
+        "p",
+        {},
+        `Concordance ${told(frames.concordance)}; the model counts ${told(frames.ratio)} times what you count`,
+        frames.ratio?.low != null && frames.ratio.high !== null ? ` (95 % limits of agreement ${figure(frames.ratio.low)} to ${figure(frames.ratio.high)}).` : ".",
+      ),
   );
 }
 

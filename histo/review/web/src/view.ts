@@ -1,9 +1,9 @@
 // One slide: viewer in the middle, layers at the left, panels at the right, keys for everything.
 
-import { act, type Action, type Cell, type Channel, type Detail, type Entry, get, type NumberRow, type Point, type Row, type Session, slidePath, type State } from "./api";
+import { act, type Action, type Cell, type Channel, type Detail, type Entry, type Frames, get, type NumberRow, type Point, type Row, type Session, slidePath, type State } from "./api";
 import { alertOf, button, el, figure, put, refill, say, swatch } from "./dom";
 import { type By, lookOf } from "./look";
-import { cellPanel, describe, HistogramPanel, logPanel, numbersPanel, signPanel } from "./panels";
+import { cellPanel, countPanel, describe, HistogramPanel, logPanel, numbersPanel, signPanel } from "./panels";
 import { type Layers, type Mode, Viewer } from "./viewer";
 
 const MAGNIFICATIONS: [string, number][] = [
@@ -20,7 +20,9 @@ const LAYERS: [keyof Layers, string, string, number, boolean][] = [
   ["density", "CD8+ density", "4", 0.55, false],
   ["excluded", "Not assessed", "5", 0.5, false],
 ];
-const TABS = ["Cell", "Numbers", "Histogram", "Log", "Sign"] as const;
+const TABS = ["Cell", "Numbers", "Histogram", "Count", "Log", "Sign"] as const;
+// A click this close to a mark, in screen pixels, takes it back.
+const UNMARK_PX = 9;
 type Tab = (typeof TABS)[number];
 const DRAWN = ["tumour", "host", "necrosis", "exclude", "stroma", "portal", "vessel", "rim", "other"];
 // Vertices of a freehand outline lie at least so many screen pixels apart.
@@ -49,6 +51,9 @@ export class SlideView {
   private histogram: HistogramPanel;
   private closing = new AbortController();
   private hover: Point = [0, 0];
+  private frames: Frames | null = null;
+  private frame: number | null = null;
+  private edge = 250;
 
   private readonly stage = el("div", { class: "stage", tabindex: 0, role: "application", "aria-label": "Slide. Arrow keys move, plus and minus zoom, Enter picks the cell at the cross, question mark lists all keys." });
   private readonly place = el("div", { class: "place" });
@@ -176,6 +181,10 @@ export class SlideView {
       this.addVertex([x, y]);
       return;
     }
+    if (this.viewer.mode === "count") {
+      this.mark(x, y);
+      return;
+    }
     await this.pick(x, y, shift);
   }
 
@@ -249,6 +258,11 @@ export class SlideView {
     this.stage.dataset.mode = mode;
     this.viewer.marks.outline = [];
     this.viewer.marks.cursor = null;
+    if (mode !== "count") {
+      this.frame = null;
+      this.viewer.marks.frame = null;
+      if (this.tab === "Count") this.fillPanel();
+    }
     this.viewer.redraw();
     this.fillTools();
     this.tellHint();
@@ -258,6 +272,7 @@ export class SlideView {
     const n = this.viewer.marks.outline.length;
     const text = {
       move: "",
+      count: "",
       add: `Click where a ${this.adding} was missed; from the keyboard, A adds one at the cross. Esc ends.`,
       draw:
         n === 0
@@ -297,6 +312,50 @@ export class SlideView {
       this.tellHint();
       if (this.tab === "Cell") this.show("Numbers");
     }
+  }
+
+  // Counting --------------------------------------------------------------------------------------------------
+
+  private async loadFrames(): Promise<void> {
+    try {
+      this.frames = await get<Frames>(`${slidePath(this.detail.key)}/frames?edge_um=${this.edge}`);
+      this.fillPanel();
+    } catch (error) {
+      alertOf(error);
+    }
+  }
+
+  private countFrom(frame: number): void {
+    const [x, y] = this.frames!.frames[frame];
+    this.frame = frame;
+    this.select([], false);
+    this.setMode("count");
+    this.viewer.marks.frame = { x, y, edge: this.edge, marks: [...(this.frames!.marks[frame + 1] ?? [])] };
+    this.viewer.goTo(x + this.edge / 2, y + this.edge / 2, (1.15 * this.edge) / Math.min(this.stage.clientHeight, this.stage.clientWidth));
+    this.stage.focus({ preventScroll: true });
+    this.fillPanel();
+  }
+
+  private mark(x: number, y: number): void {
+    const frame = this.viewer.marks.frame;
+    if (frame === null) return;
+    const near = frame.marks.findIndex(([mx, my]) => Math.hypot(mx - x, my - y) < UNMARK_PX * this.viewer.resolution);
+    if (near >= 0) frame.marks.splice(near, 1);
+    else if (x >= frame.x && x < frame.x + frame.edge && y >= frame.y && y < frame.y + frame.edge) frame.marks.push([Math.round(x * 100) / 100, Math.round(y * 100) / 100]);
+    this.viewer.redraw();
+    this.fillPanel();
+    say(`${frame.marks.length} marked`);
+  }
+
+  private async frameDone(): Promise<void> {
+    const frame = this.viewer.marks.frame;
+    if (frame === null || this.frame === null) return;
+    const counted = { kind: "count_frame", frame: this.frame + 1, x_um: frame.x, y_um: frame.y, edge_um: frame.edge, marks: frame.marks } as const;
+    if (!(await this.act(counted))) return;
+    await this.loadFrames();
+    const next = this.frames!.reader.findIndex((n) => n === null);
+    if (next < 0) this.setMode("move");
+    else this.countFrom(next);
   }
 
   // Parts of the page -----------------------------------------------------------------------------------------
@@ -433,6 +492,7 @@ export class SlideView {
     }
     this.panel.setAttribute("aria-labelledby", `tab-${tab}`);
     this.fillPanel();
+    if (tab === "Count" && this.frames === null) void this.loadFrames();
     if (tab === "Histogram" && before !== "Histogram") void this.histogram.load();
   }
 
@@ -460,6 +520,25 @@ export class SlideView {
       );
     else if (this.tab === "Numbers") refill(this.panel, numbersPanel(state, this.allNumbers, () => void this.computeAll()));
     else if (this.tab === "Histogram") refill(this.panel, this.histogram.element);
+    else if (this.tab === "Count")
+      refill(
+        this.panel,
+        countPanel(this.frames, {
+          at: this.frame,
+          marks: this.viewer.marks.frame?.marks ?? [],
+          edge: this.edge,
+          locked: this.locked,
+          start: (frame) => this.countFrom(frame),
+          done: () => void this.frameDone(),
+          stop: () => this.setMode("move"),
+          setEdge: (edge) => {
+            this.edge = edge;
+            this.frames = null;
+            this.fillPanel();
+            void this.loadFrames();
+          },
+        }),
+      );
     else if (this.tab === "Log") refill(this.panel, logPanel(state, act, (entry) => this.goToEntry(entry)));
     else refill(this.panel, signPanel(state, this.session, act));
   }
@@ -583,7 +662,7 @@ export class SlideView {
           "5": () => this.toggle("excluded"),
           o: () => document.getElementById("other")!.click(),
           v: () => this.setMode("move"),
-          a: () => (this.viewer.mode === "add" ? void this.add(...centre()) : this.setMode("add")),
+          a: () => (this.viewer.mode === "count" ? this.mark(...centre()) : this.viewer.mode === "add" ? void this.add(...centre()) : this.setMode("add")),
           r: () => this.setMode("draw"),
           d: () => this.remove(),
           Delete: () => this.remove(),
@@ -617,6 +696,8 @@ export class SlideView {
         };
     const does = always[key] ?? (inStage ? within[key] : undefined);
     if (does === undefined) return;
+    // While a frame is counted, nothing of the model may be seen.
+    if (this.viewer.mode === "count" && ["n", "c", "d", "Delete", "r", "Enter", "[", "]"].includes(key)) return;
     event.preventDefault();
     this.keyboard = true;
     this.viewer.marks.cursor = null;

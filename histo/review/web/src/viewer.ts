@@ -19,7 +19,7 @@ export interface Layers {
   excluded: { on: boolean; opacity: number };
 }
 
-export type Mode = "move" | "add" | "draw";
+export type Mode = "move" | "add" | "draw" | "count";
 
 /** What is being drawn or looked at, on top of all. */
 export interface Marks {
@@ -27,6 +27,8 @@ export interface Marks {
   outline: Point[];
   cursor: Point | null;
   colour: readonly number[];
+  /** A counting frame and what was marked in it: then nothing of the model is shown. */
+  frame: { x: number; y: number; edge: number; marks: Point[] } | null;
 }
 
 export class Viewer {
@@ -35,7 +37,7 @@ export class Viewer {
   mode: Mode = "move";
   layers: Layers;
   look: Look;
-  marks: Marks = { selected: [], outline: [], cursor: null, colour: [0, 0, 0] };
+  marks: Marks = { selected: [], outline: [], cursor: null, colour: [0, 0, 0], frame: null };
   state: State | null = null;
   /** Called with um in the slide's frame. */
   onclick: (x: number, y: number, shift: boolean) => void = () => {};
@@ -242,7 +244,7 @@ export class Viewer {
     const [left, top] = this.toUm(0, 0);
     const scale = ratio / r;
     const inUm = (x = 0, y = 0) => context.setTransform(scale, 0, 0, scale, (x - left) * scale, (y - top) * scale);
-    if (this.state !== null) {
+    if (this.state !== null && this.marks.frame === null) {
       const box: [number, number, number, number] = [left, top, left + width * r, top + height * r];
       inUm();
       for (const name of ["zones", "density", "excluded"] as const) this.drawMap(context, name);
@@ -408,7 +410,23 @@ export class Viewer {
   }
 
   private drawMarks(context: CanvasRenderingContext2D, r: number): void {
-    const { selected, outline, cursor, colour } = this.marks;
+    const { selected, outline, cursor, colour, frame } = this.marks;
+    if (frame !== null) {
+      for (const [style, width] of [["#fff", 5], ["#0b6e75", 2]] as const) {
+        context.strokeStyle = style;
+        context.lineWidth = width * r;
+        context.strokeRect(frame.x, frame.y, frame.edge, frame.edge);
+        for (const [x, y] of frame.marks) {
+          context.beginPath();
+          context.moveTo(x - 5 * r, y);
+          context.lineTo(x + 5 * r, y);
+          context.moveTo(x, y - 5 * r);
+          context.lineTo(x, y + 5 * r);
+          context.stroke();
+        }
+      }
+      return;
+    }
     for (const { x, y } of selected) {
       for (const [style, width] of [["#fff", 5], ["#0b6e75", 2.5]] as const) {
         context.strokeStyle = style;
