@@ -148,8 +148,10 @@ def read_cells_in_place(
     order = np.argsort(key, kind="stable")
     first = np.concatenate([[0], np.cumsum(n_vertices)])
     moved = np.concatenate([[0], np.cumsum(n_vertices[order])])
-    # Where each vertex of the sorted cells comes from.
-    source = np.arange(moved[-1]) + np.repeat(first[order] - moved[:-1], n_vertices[order])
+    # Where each vertex of the sorted cells comes from: a large array, hence no wider than need be.
+    index = np.int32 if moved[-1] < 2**31 else np.int64
+    source = np.repeat((first[order] - moved[:-1]).astype(index), n_vertices[order])
+    source += np.arange(moved[-1], dtype=index)
     columns = {column: whole.pop(column)[order] for column in dict.fromkeys(markers.values())}
     ordered = {name: values[order] for name, values in whole.items()}
     cells = Cells(
@@ -163,7 +165,7 @@ def read_cells_in_place(
         by_id=np.argsort(ordered["cell_id"], kind="stable"),
     )
     del whole, ordered, columns, source, vertices
-    _return_freed_memory()
+    return_freed_memory()
     return cells
 
 
@@ -268,8 +270,8 @@ def class_name(is_cd8: bool) -> str:
     return CELL_CLASSES[0] if is_cd8 else CELL_CLASSES[1]
 
 
-def _return_freed_memory() -> None:
-    """Give back to the system what reading took and freed: several times what the cells take."""
+def return_freed_memory() -> None:
+    """Give back to the system what reading took and freed: several times what is kept of it."""
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux":
         try:

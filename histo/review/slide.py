@@ -49,6 +49,7 @@ from histo.review.cells import (
     correct,
     frame_of,
     read_cells_in_place,
+    return_freed_memory,
 )
 from histo.review.frames import Frame, against_model, counted, frames_of
 from histo.review.ground import Ground, draw, read_ground, regions_with
@@ -147,7 +148,9 @@ class SlideUnderReview:
 
     @cached_property
     def _ground(self) -> Ground:
-        return read_ground(self.slide, self.summary, self.config)
+        ground = read_ground(self.slide, self.summary, self.config)
+        return_freed_memory()
+        return ground
 
     # The log ----------------------------------------------------------------------------------------------
 

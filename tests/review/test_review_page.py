@@ -228,9 +228,15 @@ def test_with_the_keyboard_only(page: Page, url: str, results: Path) -> None:
     page.keyboard.press("+")
     page.keyboard.press("ArrowLeft")
     expect(place).not_to_have_text(before)
-    # The least certain cell is picked, and its class changed.
+    # The least certain cell is picked, and is where the cross is; its class is changed.
     page.keyboard.press("n")
     expect(page.locator(".cell h2")).to_contain_text("Cell")
+    uncertain = page.locator(".cell h2").inner_text()
+    page.wait_for_timeout(700)
+    page.keyboard.press("Escape")
+    expect(page.locator(".cell h2")).to_have_count(0)
+    page.keyboard.press("Enter")
+    expect(page.locator(".cell h2")).to_have_text(uncertain)
     page.keyboard.press("c")
     expect(page.locator(".chip", has_text="1 correction")).to_be_visible()
     expect(page.locator(".cell")).to_contain_text("run: CD8+ cell")
@@ -325,3 +331,35 @@ def test_accessible(page: Page, url: str, width: int, height: int) -> None:
         assert findings() == [], tab
     # Nothing to scroll sideways for.
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_counting_blind_to_the_model(page: Page, url: str, results: Path) -> None:
+    open_slide_in(page, url)
+    page.get_by_role("tab", name="Count").click()
+    page.get_by_label("Size").select_option("100")
+    page.get_by_role("button", name="Begin counting").click()
+    page.wait_for_timeout(800)
+    page.wait_for_selector(READY)
+    # The frame is drawn, and nothing of the model: no cell, no region.
+    frame_alone = drawn_colours(page)
+    assert 0 < frame_alone < 20_000
+    box = page.locator(".stage").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for dx, dy in ((0, 0), (60, 40), (-70, 30)):
+        page.mouse.click(x + dx, y + dy)
+    expect(page.locator(".count")).to_contain_text("3 CD8+ cells")
+    # A mark that is clicked again is taken back; one more comes from the keyboard.
+    page.mouse.click(x + 60, y + 40)
+    expect(page.locator(".count")).to_contain_text("2 CD8+ cells")
+    page.keyboard.press("n")
+    expect(page.locator(".count")).to_contain_text("2 CD8+ cells")
+    page.get_by_role("button", name="Done with this frame").click()
+    expect(page.locator(".count")).to_contain_text("Frame 2")
+    expect(page.locator(".count td").nth(1)).to_have_text("hidden")
+    page.get_by_role("button", name="Stop counting").click()
+    page.wait_for_timeout(200)
+    assert drawn_colours(page) > frame_alone
+    (entry,) = read_log(results / SLIDE).entries
+    assert entry.action.kind == "count_frame"
+    assert len(entry.action.marks) == 2

@@ -177,9 +177,14 @@ export class Viewer {
   }
 
   goTo(x: number, y: number, umPerPixel?: number): void {
-    const to = new OpenSeadragon.Point(x / this.widthUm, y / this.widthUm);
-    if (umPerPixel !== undefined) this.osd.viewport.zoomTo(this.widthUm / (umPerPixel * this.osd.container.clientWidth), to);
-    this.osd.viewport.panTo(to);
+    const { clientWidth, clientHeight } = this.osd.container;
+    if (umPerPixel === undefined) {
+      this.osd.viewport.panTo(new OpenSeadragon.Point(x / this.widthUm, y / this.widthUm));
+      return;
+    }
+    const [w, h] = [clientWidth * umPerPixel, clientHeight * umPerPixel];
+    const to = [x - w / 2, y - h / 2, w, h].map((um) => um / this.widthUm) as [number, number, number, number];
+    this.osd.viewport.fitBounds(new OpenSeadragon.Rect(...to));
   }
 
   setResolution(umPerPixel: number): void {
