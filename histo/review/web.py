@@ -57,7 +57,8 @@ def _build() -> None:
         )
     steps = [[npm, "run", "build"]]
     if not _has_modules():
-        steps.insert(0, [npm, "install", "--no-package-lock", "--no-audit", "--no-fund"])
+        # No long retries: without a way to the registry it should say so soon.
+        steps.insert(0, [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--fetch-retries=1"])
     for step in steps:
         try:
             done = subprocess.run(

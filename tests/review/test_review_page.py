@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import pandas as pd
 import pytest
 
 from histo.review.log import read_log
@@ -363,3 +365,50 @@ def test_counting_blind_to_the_model(page: Page, url: str, results: Path) -> Non
     (entry,) = read_log(results / SLIDE).entries
     assert entry.action.kind == "count_frame"
     assert len(entry.action.marks) == 2
+
+
+def test_another_slide_beside_and_locked(page: Page, results: Path, serve: Callable[[Desk], Served]) -> None:
+    """A slide and itself as its serial section, laid on the same place and locked: they move together."""
+    shutil.copytree(results / SLIDE, results / "section 2")
+    summary = (results / "section 2" / "summary.json").read_text()
+    (results / "section 2" / "summary.json").write_text(summary.replace(SLIDE, "section 2", 1))
+    table = pd.read_parquet(results / "slides.parquet")
+    second = table[table["slide_id"] == SLIDE].assign(slide_id="section 2")
+    pd.concat([table, second]).to_parquet(results / "slides.parquet")
+    open_slide_in(page, serve(Desk(results, Who("Dr A"))).url)
+    page.get_by_label("Another slide").select_option("section 2")
+    label = page.locator(".beside-label")
+    expect(label).to_contain_text("section 2")
+    page.get_by_label("Locked together").check()
+    page.locator(".stage").focus()
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(900)
+
+    def centre() -> list[int]:
+        return [int(number) for number in re.findall(r"(?:x|y) (-?\d+)", label.inner_text())]
+
+    one = centre()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(900)
+    two = centre()
+    assert two[0] > one[0] + 10
+    assert two[1] > one[1] + 5
+    # Turned by a right angle, right in the one is another way in the other.
+    page.get_by_label("Turned by").fill("90")
+    page.locator(".stage").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(900)
+    three = centre()
+    assert abs(three[0] - two[0]) <= 2
+    assert abs(three[1] - two[1]) > 10
+    # Moved by hand, the other takes the slide along.
+    place = page.locator(".scale").inner_text()
+    box = page.locator(".beside").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 100, box["y"] + 200)
+    page.mouse.wheel(0, -600)
+    expect(page.locator(".scale")).not_to_have_text(place)
+    page.get_by_label("Another slide").select_option("")
+    expect(page.locator(".beside")).to_have_count(0)

@@ -2,6 +2,7 @@
 
 import { act, type Action, type Cell, type Channel, type Detail, type Entry, type Frames, get, type NumberRow, type Point, type Row, type Session, slidePath, type State } from "./api";
 import { alertOf, button, el, figure, put, refill, say, swatch } from "./dom";
+import { Beside } from "./beside";
 import { type By, lookOf } from "./look";
 import { cellPanel, countPanel, describe, HistogramPanel, logPanel, numbersPanel, signPanel } from "./panels";
 import { type Layers, type Mode, Viewer } from "./viewer";
@@ -54,8 +55,10 @@ export class SlideView {
   private frames: Frames | null = null;
   private frame: number | null = null;
   private edge = 250;
+  private beside: Beside | null = null;
 
   private readonly stage = el("div", { class: "stage", tabindex: 0, role: "application", "aria-label": "Slide. Arrow keys move, plus and minus zoom, Enter picks the cell at the cross, question mark lists all keys." });
+  private readonly stages = el("div", { class: "stages" }, this.stage);
   private readonly place = el("div", { class: "place" });
   private readonly scale = el("div", { class: "scale" });
   private readonly banner = el("div", { class: "banner", hidden: true });
@@ -81,7 +84,7 @@ export class SlideView {
     this.histogram = new HistogramPanel(detail, () => this.locked);
     this.histogram.onset = (marker, threshold) => void this.act({ kind: "set_gate", marker, threshold });
     this.help = helpDialog();
-    refill(app, this.bar(), el("main", { class: "slide" }, this.layersPanel(layers), el("section", { class: "middle", "aria-label": "Slide" }, this.tools, this.stage), this.sidePanel()), this.help);
+    refill(app, this.bar(), el("main", { class: "slide" }, this.layersPanel(layers), el("section", { class: "middle", "aria-label": "Slide" }, this.tools, this.stages), this.sidePanel()), this.help);
     this.viewer = new Viewer(this.stage, detail, session, layers, this.makeLook());
     put(this.stage, el("div", { class: "cross", "aria-hidden": "true" }), this.scale, this.place, this.banner, this.hint);
     this.stage.classList.toggle("dark", detail.kind === "fluorescence");
@@ -92,7 +95,10 @@ export class SlideView {
       this.hover = [x, y];
       this.tellPlace();
     };
-    this.viewer.onview = () => this.tellPlace();
+    this.viewer.onview = () => {
+      this.tellPlace();
+      this.beside?.follow();
+    };
     document.addEventListener("keydown", (event) => this.key(event), { signal: this.closing.signal });
     this.fillTools();
     this.fillLegend();
@@ -102,6 +108,7 @@ export class SlideView {
 
   close(): void {
     this.closing.abort();
+    this.beside?.close();
     this.viewer.close();
   }
 
@@ -436,6 +443,40 @@ export class SlideView {
       el("label", { for: "other", class: "inline" }, other, "Other nuclei too", el("kbd", {}, "o")),
       this.legend,
       this.channels.length > 0 && this.channelPanel(),
+      this.besidePanel(),
+    );
+  }
+
+  private besidePanel(): HTMLElement {
+    const lock = el("input", { type: "checkbox", id: "lock", disabled: true, onchange: () => this.beside?.setLock(lock.checked) });
+    const degrees = el("input", { type: "number", id: "degrees", value: 0, min: -180, max: 180, step: 1, disabled: true, oninput: () => this.beside?.turn(Number(degrees.value) || 0) });
+    const choose = async () => {
+      this.beside?.close();
+      this.beside = null;
+      lock.checked = false;
+      degrees.value = "0";
+      if (select.value !== "") {
+        try {
+          const detail = await get<Detail>(slidePath(select.value));
+          this.beside = new Beside(this.viewer, detail);
+          this.stages.append(this.beside.element);
+        } catch (error) {
+          alertOf(error);
+          select.value = "";
+        }
+      }
+      lock.disabled = degrees.disabled = this.beside === null;
+    };
+    const others = this.list.filter((row) => row.error === null && row.key !== this.detail.key);
+    const select = el("select", { id: "beside", onchange: () => void choose() }, el("option", { value: "" }, "none"), ...others.map((row) => el("option", { value: row.key }, row.label)));
+    return el(
+      "div",
+      { class: "beside-tools" },
+      el("h2", {}, "Beside"),
+      el("label", { for: "beside" }, "Another slide, e.g. a serial section"),
+      select,
+      el("label", { for: "degrees", class: "inline" }, "Turned by", degrees, "\u00b0"),
+      el("label", { for: "lock", class: "inline", title: "Lay both by hand on the same place, then lock them" }, lock, "Locked together as they lie"),
     );
   }
 

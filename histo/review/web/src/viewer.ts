@@ -5,6 +5,7 @@ import { type Detail, type Point, type Session, slidePath, type State } from "./
 import { ADDED, DELETED, type Tile, TileStore, trace } from "./cells";
 import { alertOf, el, put, rgb } from "./dom";
 import type { Look } from "./look";
+import { holder, openViewer, tilesOf, widthUm } from "./osd";
 
 // Below so many um per screen pixel, outlines; above so many, points drawn once per block.
 const OUTLINES_BELOW = 0.55;
@@ -63,49 +64,25 @@ export class Viewer {
     this.look = look;
     this.colours = new Map(session.regions.map(({ name, colour }) => [name, colour] as const));
     this.colours.set("tumour border", [255, 200, 0]);
-    const holder = el("div", { class: "osd" });
+    const box = holder();
     this.canvas = el("canvas", { class: "over", "aria-hidden": "true" });
     const navigator = el("div", { class: "map", id: "map", "aria-hidden": "true" });
-    put(host, holder, this.canvas, navigator);
-    // OpenSeadragon would add a style of its own, which the content security policy refuses. An element of that
-    // name, which is no style to the browser, makes it think that it has.
-    if (document.querySelector("style[data-openseadragon-mobile-css]") === null) {
-      const decoy = document.createElementNS("histo", "style");
-      decoy.setAttribute("data-openseadragon-mobile-css", "true");
-      document.head.append(decoy);
-    }
-    this.osd = OpenSeadragon({
-      element: holder,
-      drawer: "canvas",
-      showNavigationControl: false,
-      showNavigator: true,
-      navigatorId: navigator.id,
-      navigatorBackground: "transparent",
-      navigatorBorderColor: "transparent",
-      navigatorDisplayRegionColor: "#0b6e75",
-      animationTime: 0.4,
-      springStiffness: 9,
-      visibilityRatio: 0.4,
-      minZoomImageRatio: 0.6,
-      maxZoomPixelRatio: 12,
-      zoomPerScroll: 1.35,
-      imageLoaderLimit: 6,
-      maxImageCacheCount: 300,
-      preserveImageSizeOnResize: true,
-      immediateRender: false,
-      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false, flickEnabled: false },
-      gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: false, pinchRotate: false },
-      gestureSettingsPen: { clickToZoom: false, dblClickToZoom: false },
-      tileSources: this.source(),
-    });
+    put(host, box, this.canvas, navigator);
+    this.osd = openViewer(
+      box,
+      tilesOf(detail, () => this.channels),
+      {
+        showNavigator: true,
+        navigatorId: navigator.id,
+        navigatorBackground: "transparent",
+        navigatorBorderColor: "transparent",
+        navigatorDisplayRegionColor: "#0b6e75",
+      },
+    );
     const failed = (error: unknown) => alertOf(error);
     const redraw = () => this.redraw();
     this.outlines = new TileStore(detail.key, "outlines", session.tile_um, detail.size_um, 60, redraw, failed);
     this.points = new TileStore(detail.key, "points", session.block_um, detail.size_um, 24, redraw, failed);
-    // Keys are the page's: see keys.ts.
-    const tracker = (this.osd as unknown as { innerTracker: Record<string, unknown> }).innerTracker;
-    tracker.keyHandler = null;
-    tracker.keyDownHandler = null;
     this.osd.addHandler("update-viewport", () => this.redraw());
     this.osd.addHandler("animation", () => this.redraw());
     this.osd.addHandler("resize", () => this.redraw());
@@ -137,8 +114,8 @@ export class Viewer {
       this.ondrag(x, y, "end");
     });
     host.addEventListener("pointermove", (event) => {
-      const box = holder.getBoundingClientRect();
-      this.onhover(...this.toUm(event.clientX - box.left, event.clientY - box.top));
+      const frame = box.getBoundingClientRect();
+      this.onhover(...this.toUm(event.clientX - frame.left, event.clientY - frame.top));
     });
   }
 
@@ -168,7 +145,7 @@ export class Viewer {
   }
 
   private get widthUm(): number {
-    return this.detail.size_px[0] * this.detail.mpp;
+    return widthUm(this.detail);
   }
 
   toUm(x: number, y: number): Point {
@@ -212,18 +189,10 @@ export class Viewer {
     this.osd.navigator?.world.resetItems();
   }
 
-  private source(): object {
-    const { detail } = this;
-    return {
-      width: detail.size_px[0],
-      height: detail.size_px[1],
-      tileSize: detail.tile_px,
-      tileOverlap: 0,
-      minLevel: Math.min(8, detail.max_level),
-      maxLevel: detail.max_level,
-      getTileUrl: (level: number, x: number, y: number) =>
-        `${slidePath(detail.key)}/tiles/${level}/${x}_${y}.jpg` + (this.channels ? `?channels=${encodeURIComponent(this.channels)}` : ""),
-    };
+  /** As `goTo`, at once. */
+  jumpTo(x: number, y: number, umPerPixel: number): void {
+    this.osd.viewport.zoomTo(this.widthUm / (umPerPixel * this.osd.container.clientWidth), undefined, true);
+    this.osd.viewport.panTo(new OpenSeadragon.Point(x / this.widthUm, y / this.widthUm), true);
   }
 
   // Drawing ---------------------------------------------------------------------------------------------------
