@@ -83,6 +83,17 @@ class DrawRegion(_Action):
         return outline
 
 
+class Scribble(_Action):
+    """Under this line is this tissue: from such lines the tissue of the whole slide is told.
+
+    line : vertices (x, y) in um of the slide's frame.
+    """
+
+    kind: Literal["scribble"] = "scribble"
+    region: RegionName
+    line: Annotated[tuple[tuple[_Coordinate, _Coordinate], ...], Field(min_length=2, max_length=MAX_VERTICES)]
+
+
 class SetGate(_Action):
     """On this slide, a marker is positive above this; None goes back to the gate of the batch."""
 
@@ -135,10 +146,20 @@ class Reopen(_Action):
     reason: Annotated[_Text, Field(min_length=1)]
 
 
-Correction = DeleteCells | AddCell | SetClass | DrawRegion | SetGate
+Correction = DeleteCells | AddCell | SetClass | DrawRegion | Scribble | SetGate
 _CORRECTIONS = get_args(Correction)
 Action = Annotated[
-    DeleteCells | AddCell | SetClass | DrawRegion | SetGate | CountFrame | Undo | Redo | Sign | Reopen,
+    DeleteCells
+    | AddCell
+    | SetClass
+    | DrawRegion
+    | Scribble
+    | SetGate
+    | CountFrame
+    | Undo
+    | Redo
+    | Sign
+    | Reopen,
     Field(discriminator="kind"),
 ]
 
@@ -199,7 +220,7 @@ def standing(entries: Sequence[Entry], fingerprint: str) -> Standing:
         (n, action)
         for n, entry, action in in_force
         # What is drawn or gated does not hang on the ids of cells.
-        if entry.fingerprint == fingerprint or isinstance(action, (DrawRegion, SetGate))
+        if entry.fingerprint == fingerprint or isinstance(action, (DrawRegion, Scribble, SetGate))
     ]
     return Standing(tuple(current), tuple(undone), signed, len(in_force) - len(current))
 

@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from shapely.geometry import MultiPolygon, Polygon
+from shapely.geometry import LineString, MultiPolygon, Polygon
 
 from histo.config import Config, RegionName
 from histo.errors import ReviewError
@@ -20,11 +20,13 @@ from histo.measure.summary import SlideSummary
 from histo.regions.annotations import Annotations, read_annotations
 from histo.regions.place import Regions, place_regions
 from histo.regions.shapes import as_multipolygon, repair
-from histo.review.actions import DrawRegion
+from histo.review.actions import DrawRegion, Scribble
 from histo.slide import Slide
 from histo.slide.survey import Survey, survey_slide
 from histo.slide.tissue import Tissue, detect_tissue
 
+# How wide a scribble counts.
+SCRIBBLE_UM = 20.0
 # Drawn over the others, which stay what they are underneath.
 _ON_TOP = ("necrosis", "exclude")
 
@@ -89,12 +91,13 @@ def read_ground(slide: Slide, summary: SlideSummary, config: Config) -> Ground:
     return ground
 
 
-def regions_with(ground: Ground, drawn: Sequence[DrawRegion]) -> Regions:
-    """Return the regions of a slide with what reviewers drew on it."""
+def regions_with(
+    ground: Ground, drawn: Sequence[DrawRegion], found: Mapping[RegionName, MultiPolygon] | None = None
+) -> Regions:
+    """Return the regions of a slide with what reviewers drew on it, and what their scribbles found."""
     annotations = ground.annotations
-    if drawn:
-        before = {} if annotations is None else annotations.polygons_um
-        polygons = draw(before, drawn)
+    if drawn or found is not None:
+        polygons = draw(polygons_with(ground, found), drawn)
         annotations = (
             Annotations(polygons, source=Path())
             if annotations is None
@@ -114,6 +117,48 @@ def regions_with(ground: Ground, drawn: Sequence[DrawRegion]) -> Regions:
         assessed=regions.assessed & ~ground.unread,
         zone_map=np.where(ground.unread, 0, regions.zone_map).astype(np.uint8),
     )
+
+
+def polygons_with(
+    ground: Ground, found: Mapping[RegionName, MultiPolygon] | None
+) -> Mapping[RegionName, MultiPolygon]:
+    """Return the regions of the run, or those that scribbles found under what lies on top of them."""
+    before = {} if ground.annotations is None else ground.annotations.polygons_um
+    if found is None:
+        return before
+    return {**found, **{name: shape for name, shape in before.items() if name in _ON_TOP}}
+
+
+def scribbled(slide: Slide, ground: Ground, lines: Sequence[Scribble]) -> dict[RegionName, MultiPolygon]:
+    """Train a tissue classifier on lines, tell the tissue of the slide with it, and return the regions.
+
+    Raises
+    ------
+    ClassifierError : no tumour, or nothing else, lies under the lines; or the slide is too coarse.
+    """
+    # They bring torch and scikit-learn: only where they are needed.
+    from histo.regions.classifier import train_classifier
+    from histo.regions.classify import classify, regions_of, sample_slides
+    from histo.regions.features import CELL_UM
+    from histo.regions.find import residual_name_of
+    from histo.regions.scribbles import Scribble as Shown
+    from histo.regions.windows import channels_of, prepare
+    from histo.stain.space import fit_stain
+
+    config = ground.config
+    stain = fit_stain(
+        slide, survey_slide(slide, config.tissue.mpp_um, threads=2), ground.tissue, config.stain
+    )
+    channels = channels_of(stain, residual_name_of(config.stain))
+    of = prepare(slide, stain, ground.tissue, channels)
+    shown = [
+        Shown(line.region, as_multipolygon(LineString(line.line).buffer(SCRIBBLE_UM / 2))) for line in lines
+    ]
+    samples = sample_slides([(slide.path.name, of, shown)])
+    classifier = train_classifier(samples, kind=slide.kind, channels=channels)
+    regions = regions_of(classify(classifier, of), classifier.classes, CELL_UM)
+    known = {line.region for line in lines}
+    return {name: regions[name] for name in known if name in regions}
 
 
 def draw(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from shapely.geometry import MultiPolygon
 
-from histo.config import Config
-from histo.errors import ResultsError, ReviewError
+from histo.config import Config, RegionName
+from histo.errors import ClassifierError, ResultsError, ReviewError
 from histo.measure.density import wilson_fraction
 from histo.measure.density_map import DensityMap
 from histo.measure.summary import Estimate, SlideSummary
@@ -34,6 +35,7 @@ from histo.review.actions import (
     DeleteCells,
     DrawRegion,
     Entry,
+    Scribble,
     SetClass,
     SetGate,
     Sign,
@@ -52,7 +54,7 @@ from histo.review.cells import (
     return_freed_memory,
 )
 from histo.review.frames import Frame, against_model, counted, frames_of
-from histo.review.ground import Ground, draw, read_ground, regions_with
+from histo.review.ground import Ground, draw, polygons_with, read_ground, regions_with, scribbled
 from histo.review.log import Log, append, read_log
 from histo.review.numbers import Number, measured, phenotype_of, side_by_side
 from histo.review.picture import Channel, close_up_channels, png
@@ -85,6 +87,15 @@ class Now:
     phenotypes: dict[str, dict[str, Any]]
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What scribbles found, or why they found nothing; without scribbles neither."""
+
+    lines: tuple[Scribble, ...] = ()
+    regions: Mapping[RegionName, MultiPolygon] | None = None
+    note: str = ""
+
+
 class SlideUnderReview:
     """A slide and the log of its review; safe to share between threads.
 
@@ -109,7 +120,8 @@ class SlideUnderReview:
         self._lock = threading.RLock()
         self._log: Log | None = None
         self._now: tuple[Standing, Now] | None = None
-        self._ground_for: tuple[tuple[DrawRegion, ...], Regions] | None = None
+        self._ground_for: tuple[tuple[tuple[DrawRegion, ...], _Found], Regions] | None = None
+        self._found = _Found()
 
     # What the run found -----------------------------------------------------------------------------------
 
@@ -188,10 +200,11 @@ class SlideUnderReview:
         width, height = self.slide.size_um
         if isinstance(action, AddCell) and not (0 <= action.x_um < width and 0 <= action.y_um < height):
             raise ReviewError("the cell lies outside the slide")
-        if isinstance(action, DrawRegion):
-            (x0, y0), (x1, y1) = np.min(action.outline, axis=0), np.max(action.outline, axis=0)
+        if isinstance(action, (DrawRegion, Scribble)):
+            drawn = action.outline if isinstance(action, DrawRegion) else action.line
+            (x0, y0), (x1, y1) = np.min(drawn, axis=0), np.max(drawn, axis=0)
             if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-                raise ReviewError("the outline lies outside the slide")
+                raise ReviewError("the line lies outside the slide")
         if isinstance(action, (DeleteCells, SetClass)):
             added = {cell.cell_id for cell in self.now().corrected.added}
             of_run = [cell_id for cell_id in action.cells if cell_id > 0]
@@ -238,18 +251,32 @@ class SlideUnderReview:
         return self._numbers(now.corrected, now.regions, spatial=True)[0]
 
     def ground_notes(self) -> tuple[str, ...]:
-        """Say where tissue and regions are not what the run found."""
+        """Say where tissue and regions are not what the run found, and why scribbles find none."""
         with self._lock:
-            return self._ground.notes
+            return (*self._ground.notes, *((self._found.note,) if self._found.note else ()))
 
     def _apply(self, stands: Standing) -> Now:
         drawn = _drawn(stands)
-        if self._ground_for is None or self._ground_for[0] != drawn:
-            self._ground_for = (drawn, regions_with(self._ground, drawn))
+        found = self._scribbled(stands)
+        if self._ground_for is None or self._ground_for[0] != (drawn, found):
+            self._ground_for = ((drawn, found), regions_with(self._ground, drawn, found.regions))
         regions = self._ground_for[1]
-        corrected = correct(self._cells, stands.corrections, regions, redrawn=bool(drawn))
+        redrawn = bool(drawn) or found.regions is not None
+        corrected = correct(self._cells, stands.corrections, regions, redrawn=redrawn)
         numbers, phenotypes = self._numbers(corrected, regions, spatial=False)
         return Now(stands, corrected, regions, numbers, phenotypes)
+
+    def _scribbled(self, stands: Standing) -> _Found:
+        """Return what the scribbles in force find; computed anew only where they have changed."""
+        lines = tuple(action for _, action in stands.corrections if isinstance(action, Scribble))
+        if lines == self._found.lines:
+            return self._found
+        try:
+            self._found = _Found(lines, scribbled(self.slide, self._ground, lines) if lines else None)
+        except ClassifierError as error:
+            # What is in the log stays there: another line may be what is missing.
+            self._found = _Found(lines, note=f"The scribbles find no regions yet: {error.what}.")
+        return self._found
 
     def _numbers(
         self, corrected: Corrected, regions: Regions, *, spatial: bool
@@ -300,12 +327,12 @@ class SlideUnderReview:
 
     # What the page asks for -------------------------------------------------------------------------------
 
-    def polygons(self) -> dict[str, shapely.MultiPolygon]:
+    def polygons(self) -> dict[str, MultiPolygon]:
         """Return the regions with what was drawn, um."""
         with self._lock:
-            annotations = self._ground.annotations
-        before = {} if annotations is None else annotations.polygons_um
-        return {str(name): shape for name, shape in draw(before, _drawn(self.now().standing)).items()}
+            stands = self.now().standing
+            before = polygons_with(self._ground, self._scribbled(stands).regions)
+        return {str(name): shape for name, shape in draw(before, _drawn(stands)).items()}
 
     def outlines(self) -> dict[str, list[list[list[float]]]]:
         """Return rings of the regions, and lines of the tumour border, in um to within 1 um."""

@@ -23,6 +23,7 @@ from histo.review.actions import (
     DeleteCells,
     DrawRegion,
     Redo,
+    Scribble,
     SetClass,
     SetGate,
     Sign,
@@ -305,3 +306,33 @@ def test_counting_frames_lie_in_tissue_and_show_the_model_last(slide: SlideUnder
     with pytest.raises(ReviewError, match="outside its frame"):
         slide.act(CountFrame(frame=1, x_um=0, y_um=0, edge_um=100.0, marks=((500.0, 1.0),)))
     assert slide.frames(999.0)["frames"] == []
+
+
+def test_scribbles_find_the_tumour_anew(slide: SlideUnderReview) -> None:
+    before = slide.now()
+    true = slide.polygons()["tumour"]
+    border = before.regions.border
+    assert border is not None
+    x = border.centroid.x
+    first = slide.act(Scribble(region="tumour", line=((x - 200, 120), (x - 120, 250), (x - 200, 400))))
+    # One tissue alone tells nothing: the regions stay, and it is said.
+    slide.now()
+    assert "nothing to tell it from" in slide.ground_notes()[0]
+    assert slide.now().numbers == before.numbers
+    slide.act(Scribble(region="host", line=((x + 200, 100), (x + 120, 250), (x + 200, 420))))
+    after = slide.now()
+    assert slide.ground_notes() == ()
+    found = slide.polygons()
+    assert set(found) == {"tumour", "host"}
+    overlap = found["tumour"].intersection(true).area / found["tumour"].union(true).area
+    assert overlap > 0.7
+    assert after.numbers != before.numbers
+    # What is drawn afterwards lies on top of what was found.
+    slide.act(DrawRegion(region="exclude", outline=square(320, 160, 80)))
+    assert slide.polygons()["exclude"].area == 6400
+    slide.act(Undo(entry=first.number))
+    slide.act(Undo(entry=2))
+    slide.act(Undo(entry=3))
+    assert slide.now().numbers == before.numbers
+    with pytest.raises(ReviewError, match="outside the slide"):
+        slide.act(Scribble(region="tumour", line=((9000, 1), (9001, 1))))

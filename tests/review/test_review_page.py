@@ -412,3 +412,22 @@ def test_another_slide_beside_and_locked(page: Page, results: Path, serve: Calla
     expect(page.locator(".scale")).not_to_have_text(place)
     page.get_by_label("Another slide").select_option("")
     expect(page.locator(".beside")).to_have_count(0)
+
+
+def test_scribbling(page: Page, url: str) -> None:
+    open_slide_in(page, url)
+    before = number(page, "cd8_density_core_per_mm2")
+    page.get_by_role("button", name="Scribble").click()
+    box = page.locator(".stage").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for region, side in (("tumour", -1), ("host", 1)):
+        page.get_by_label("Region", exact=True).select_option(region)
+        page.mouse.move(x + side * 180, y - 80)
+        page.mouse.down()
+        page.mouse.move(x + side * 140, y, steps=5)
+        page.mouse.move(x + side * 180, y + 80, steps=5)
+        page.mouse.up()
+        expect(page.locator(".banner")).to_be_visible(visible=region == "tumour", timeout=60_000)
+    expect(page.locator(".chip", has_text="2 corrections")).to_be_visible(timeout=60_000)
+    assert number(page, "cd8_density_core_per_mm2") != before

@@ -98,6 +98,7 @@ export type Action =
   | { kind: "add_cell"; x_um: number; y_um: number; cell_class: string }
   | { kind: "set_class"; cells: number[]; cell_class: string }
   | { kind: "draw_region"; region: string; mode: "add" | "remove"; outline: Point[] }
+  | { kind: "scribble"; region: string; line: Point[] }
   | { kind: "set_gate"; marker: string; threshold: number | null }
   | { kind: "count_frame"; frame: number; x_um: number; y_um: number; edge_um: number; marks: Point[] }
   | { kind: "undo"; entry: number }

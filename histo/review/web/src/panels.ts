@@ -269,6 +269,8 @@ export function describe(action: Action): string {
       return `${action.cells.length === 1 ? "a cell is" : `${action.cells.length} cells are`} ${action.cell_class}`;
     case "draw_region":
       return action.mode === "add" ? `drew ${action.region}` : `took from ${action.region}`;
+    case "scribble":
+      return `scribbled ${action.region}`;
     case "set_gate":
       return action.threshold === null ? `gate of ${action.marker} back to the batch` : `gate of ${action.marker} at ${figure(action.threshold)}`;
     case "count_frame":
@@ -298,7 +300,7 @@ export function logPanel(state: State, act: (action: Action) => void, go: (entry
       el(
         "span",
         { class: "buttons" },
-        (entry.action.kind === "draw_region" || entry.action.kind === "add_cell" || entry.action.kind === "delete_cells" || entry.action.kind === "set_class") && button("Show", () => go(entry), { class: "quiet", "aria-label": `Show entry ${entry.number}` }),
+        (entry.action.kind === "draw_region" || entry.action.kind === "scribble" || entry.action.kind === "add_cell" || entry.action.kind === "delete_cells" || entry.action.kind === "set_class") && button("Show", () => go(entry), { class: "quiet", "aria-label": `Show entry ${entry.number}` }),
         correction && state.signed === null && (undone ? button("Redo", () => act({ kind: "redo", entry: entry.number }), { class: "quiet", "aria-label": `Redo entry ${entry.number}` }) : button("Undo", () => act({ kind: "undo", entry: entry.number }), { class: "quiet", "aria-label": `Undo entry ${entry.number}` })),
       ),
     );

@@ -184,7 +184,7 @@ export class SlideView {
       await this.add(x, y);
       return;
     }
-    if (this.viewer.mode === "draw") {
+    if (this.viewer.mode === "draw" || this.viewer.mode === "scribble") {
       this.addVertex([x, y]);
       return;
     }
@@ -285,6 +285,7 @@ export class SlideView {
         n === 0
           ? `Drag to draw freehand, or click vertex by vertex; from the keyboard, Space sets one at the cross. ${this.regionMode === "add" ? "Drawing" : "Taking from"} ${this.region}.`
           : `${n} vertices. Enter closes the outline, Backspace takes the last one back, Esc drops it.`,
+      scribble: `Drag over ${this.region}; from the keyboard, Space sets points at the cross and Enter ends the line. From lines over tumour and at least one other tissue, the tissue of the whole slide is told anew.`,
     }[this.viewer.mode];
     this.hint.hidden = text === "";
     this.hint.textContent = text;
@@ -308,11 +309,13 @@ export class SlideView {
 
   private async closeOutline(): Promise<void> {
     const outline = this.viewer.marks.outline.map(([x, y]): Point => [Math.round(x * 100) / 100, Math.round(y * 100) / 100]);
-    if (outline.length < 3) {
-      say("An outline needs three vertices.");
+    const scribble = this.viewer.mode === "scribble";
+    if (outline.length < (scribble ? 2 : 3)) {
+      say(scribble ? "A line needs two points." : "An outline needs three vertices.");
       return;
     }
-    if (await this.act({ kind: "draw_region", region: this.region, mode: this.regionMode, outline })) {
+    const { region, regionMode: mode } = this;
+    if (await this.act(scribble ? { kind: "scribble", region, line: outline } : { kind: "draw_region", region, mode, outline })) {
       this.viewer.marks.outline = [];
       this.viewer.marks.cursor = null;
       this.viewer.redraw();
@@ -598,9 +601,10 @@ export class SlideView {
 
   private goToEntry(entry: Entry): void {
     const { action } = entry;
-    if (action.kind === "draw_region") {
-      const xs = action.outline.map(([x]) => x);
-      const ys = action.outline.map(([, y]) => y);
+    if (action.kind === "draw_region" || action.kind === "scribble") {
+      const line = action.kind === "draw_region" ? action.outline : action.line;
+      const xs = line.map(([x]) => x);
+      const ys = line.map(([, y]) => y);
       const [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
       this.viewer.goTo((x0 + x1) / 2, (y0 + y1) / 2, Math.max(0.25, (1.6 * Math.max(x1 - x0, y1 - y0)) / this.stage.clientHeight));
     } else if (action.kind === "add_cell") {
@@ -631,13 +635,13 @@ export class SlideView {
     const m = this.viewer.mode;
     refill(
       this.tools,
-      el("div", { class: "group", role: "group", "aria-label": "Mode" }, mode("move", "Look", "v"), mode("add", "Add cell", "a"), mode("draw", "Draw region", "r")),
+      el("div", { class: "group", role: "group", "aria-label": "Mode" }, mode("move", "Look", "v"), mode("add", "Add cell", "a"), mode("draw", "Draw region", "r"), mode("scribble", "Scribble", "s")),
       m === "add" && select("Class of added cells", this.session.classes.map((c) => c.name), this.adding, (value) => (this.adding = value)),
-      m === "draw" && select("Region", DRAWN, this.region, (value) => (this.region = value)),
+      (m === "draw" || m === "scribble") && select("Region", DRAWN, this.region, (value) => (this.region = value)),
       m === "draw" && select("Add or take away", ["add", "remove"] as const, this.regionMode, (value) => (this.regionMode = value)),
       m === "draw" && button("Close outline", () => void this.closeOutline(), { "aria-keyshortcuts": "Enter" }),
       el("div", { class: "group" }, button("Undo", () => this.undo(), { disabled: this.locked || this.state!.in_force.length === 0, "aria-keyshortcuts": "Control+Z", title: "Undo (Ctrl+Z)" }), button("Redo", () => this.redo(), { disabled: this.locked || this.state!.undone.length === 0, "aria-keyshortcuts": "Control+Shift+Z", title: "Redo (Ctrl+Shift+Z)" })),
-      button("Next uncertain", () => void this.nextUncertain(1), { "aria-keyshortcuts": "n", title: "Next uncertain CD8+ cell (N)", disabled: this.state === null }),
+      button("Uncertain", () => void this.nextUncertain(1), { "aria-keyshortcuts": "n", title: "Next uncertain CD8+ cell (N)", disabled: this.state === null }),
       el("span", { class: "grow" }),
       presets,
     );
@@ -705,6 +709,7 @@ export class SlideView {
           v: () => this.setMode("move"),
           a: () => (this.viewer.mode === "count" ? this.mark(...centre()) : this.viewer.mode === "add" ? void this.add(...centre()) : this.setMode("add")),
           r: () => this.setMode("draw"),
+          s: () => this.setMode("scribble"),
           d: () => this.remove(),
           Delete: () => this.remove(),
           c: () => this.setClass(),
@@ -725,9 +730,9 @@ export class SlideView {
           "=": () => this.viewer.zoomBy(1.5),
           "-": () => this.viewer.zoomBy(1 / 1.5),
           "0": () => this.viewer.home(),
-          Enter: () => (this.viewer.mode === "draw" ? void this.closeOutline() : void this.pick(...centre(), event.shiftKey)),
+          Enter: () => (this.viewer.mode === "draw" || this.viewer.mode === "scribble" ? void this.closeOutline() : void this.pick(...centre(), event.shiftKey)),
           " ": () => {
-            if (this.viewer.mode === "draw") this.addVertex(centre());
+            if (this.viewer.mode === "draw" || this.viewer.mode === "scribble") this.addVertex(centre());
           },
           Backspace: () => {
             this.viewer.marks.outline.pop();
@@ -738,7 +743,7 @@ export class SlideView {
     const does = always[key] ?? (inStage ? within[key] : undefined);
     if (does === undefined) return;
     // While a frame is counted, nothing of the model may be seen.
-    if (this.viewer.mode === "count" && ["n", "c", "d", "Delete", "r", "Enter", "[", "]"].includes(key)) return;
+    if (this.viewer.mode === "count" && ["n", "c", "d", "Delete", "r", "s", "Enter", "[", "]"].includes(key)) return;
     event.preventDefault();
     this.keyboard = true;
     this.viewer.marks.cursor = null;
@@ -769,6 +774,7 @@ function helpDialog(): HTMLDialogElement {
     ["D", "delete what is selected"],
     ["A", "add cells; again: one at the cross"],
     ["R", "draw a region; Space a vertex, Enter closes, Backspace back"],
+    ["S", "scribble: from lines the tissue of the slide is told anew"],
     ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo"],
     ["[  ]", "previous, next slide"],
     ["Esc", "stop what is going on"],

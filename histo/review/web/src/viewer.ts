@@ -20,7 +20,7 @@ export interface Layers {
   excluded: { on: boolean; opacity: number };
 }
 
-export type Mode = "move" | "add" | "draw" | "count";
+export type Mode = "move" | "add" | "draw" | "scribble" | "count";
 
 /** What is being drawn or looked at, on top of all. */
 export interface Marks {
@@ -96,7 +96,7 @@ export class Viewer {
       this.onclick(x, y, (event.originalEvent as MouseEvent).shiftKey);
     });
     this.osd.addHandler("canvas-drag", (event) => {
-      if (this.mode !== "draw") return;
+      if (this.mode !== "draw" && this.mode !== "scribble") return;
       event.preventDefaultAction = true;
       const [x, y] = this.toUm(event.position.x, event.position.y);
       if (!this.dragging) {
@@ -285,6 +285,19 @@ export class Viewer {
       context.stroke(path);
     }
     context.globalAlpha = 1;
+    for (const { number, action } of state.entries) {
+      if (action.kind !== "scribble" || !state.in_force.includes(number)) continue;
+      context.beginPath();
+      action.line.forEach(([x, y], k) => (k === 0 ? context.moveTo(x, y) : context.lineTo(x, y)));
+      context.lineCap = context.lineJoin = "round";
+      for (const [style, width] of [["#fff", 6], [rgb(this.colours.get(action.region) ?? [100, 100, 100]), 3.5]] as const) {
+        context.strokeStyle = style;
+        context.lineWidth = width * r;
+        context.stroke();
+      }
+      context.lineCap = "butt";
+      context.lineJoin = "miter";
+    }
   }
 
   private drawCells(
@@ -413,10 +426,12 @@ export class Viewer {
     if (outline.length > 0) {
       const path = new Path2D();
       [...outline, ...(cursor ? [cursor] : [])].forEach(([x, y], k) => (k === 0 ? path.moveTo(x, y) : path.lineTo(x, y)));
-      context.globalAlpha = 0.2;
-      context.fillStyle = rgb(colour);
-      context.fill(path);
-      context.globalAlpha = 1;
+      if (this.mode === "draw") {
+        context.globalAlpha = 0.2;
+        context.fillStyle = rgb(colour);
+        context.fill(path);
+        context.globalAlpha = 1;
+      }
       for (const [style, width] of [["#fff", 4], [rgb(colour), 2]] as const) {
         context.strokeStyle = style;
         context.lineWidth = width * r;
