@@ -345,6 +345,7 @@ def test_counting_blind_to_the_model(page: Page, url: str, results: Path) -> Non
     # The frame is drawn, and nothing of the model: no cell, no region.
     frame_alone = drawn_colours(page)
     assert 0 < frame_alone < 20_000
+    expect(page.get_by_role("tab", name="Numbers")).to_be_disabled()
     box = page.locator(".stage").bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -360,6 +361,7 @@ def test_counting_blind_to_the_model(page: Page, url: str, results: Path) -> Non
     expect(page.locator(".count")).to_contain_text("Frame 2")
     expect(page.locator(".count td").nth(1)).to_have_text("hidden")
     page.get_by_role("button", name="Stop counting").click()
+    expect(page.get_by_role("tab", name="Numbers")).to_be_enabled()
     page.wait_for_timeout(200)
     assert drawn_colours(page) > frame_alone
     (entry,) = read_log(results / SLIDE).entries

@@ -268,7 +268,7 @@ export class SlideView {
     if (mode !== "count") {
       this.frame = null;
       this.viewer.marks.frame = null;
-      if (this.tab === "Count") this.fillPanel();
+      if (this.tab === "Count") this.show("Count");
     }
     this.viewer.redraw();
     this.fillTools();
@@ -343,7 +343,7 @@ export class SlideView {
     this.viewer.marks.frame = { x, y, edge: this.edge, marks: [...(this.frames!.marks[frame + 1] ?? [])] };
     this.viewer.goTo(x + this.edge / 2, y + this.edge / 2, (1.15 * this.edge) / Math.min(this.stage.clientHeight, this.stage.clientWidth));
     this.stage.focus({ preventScroll: true });
-    this.fillPanel();
+    this.show("Count");
   }
 
   private mark(x: number, y: number): void {
@@ -533,6 +533,8 @@ export class SlideView {
     for (const [name, made] of this.tabs) {
       made.setAttribute("aria-selected", String(name === tab));
       made.tabIndex = name === tab ? 0 : -1;
+      // While a frame is counted, no number of the model may be seen.
+      made.disabled = this.frame !== null && name !== "Count";
     }
     this.panel.setAttribute("aria-labelledby", `tab-${tab}`);
     this.fillPanel();
