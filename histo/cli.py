@@ -408,8 +408,6 @@ def review(
     ] = False,
 ) -> None:
     """Look at results on their slides in a browser, correct them, and sign."""
-    import getpass
-
     if agreement:
         from histo.review.command import tell_agreement
 
@@ -419,7 +417,7 @@ def review(
 
     serve(
         results,
-        reader=reader or getpass.getuser(),
+        reader=reader,
         host=host,
         port=port,
         blinded=blinded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
 import secrets as random_secrets
 import socket
@@ -26,7 +27,7 @@ _READER: TypeAdapter[str] = TypeAdapter(ReviewerName)
 def review(
     results: Path,
     *,
-    reader: str,
+    reader: str | None,
     host: str,
     port: int,
     blinded: bool,
@@ -38,7 +39,7 @@ def review(
     Parameters
     ----------
     results : a results folder of `infer`.
-    reader : whose corrections and signature are recorded.
+    reader : whose corrections and signature are recorded; None for the user of this machine.
     host : address to listen on; any but loopback is guarded by a token.
     port : 0 takes a free one.
     blinded : hide site, patient, slide names and other readers' corrections; show slides in random order.
@@ -49,8 +50,8 @@ def review(
     HistoError : the folder cannot be reviewed, the page cannot be built, or the address cannot be had.
     """
     try:
-        reader = _READER.validate_python(reader)
-    except ValidationError:
+        reader = _READER.validate_python(getpass.getuser() if reader is None else reader)
+    except (ValidationError, OSError, KeyError, ImportError):
         raise ReviewError(
             "the reader needs a name of up to 100 characters", fix="Give --reader NAME"
         ) from None

@@ -66,12 +66,17 @@ def frames_of(regions: Regions, slide_id: str, edge_um: float, n: int = N_FRAMES
     return frames
 
 
-def counted(entries: Sequence[Entry], edge_um: float) -> dict[int, CountFrame]:
-    """Return the last count of each frame of this size, by its number."""
+def counted(entries: Sequence[Entry], frames: Sequence[Frame]) -> dict[int, CountFrame]:
+    """Return the last count of each frame, by its number from 1.
+
+    Counts of frames that lie elsewhere are left out: of another size, or of tissue that was found otherwise.
+    """
+    places = dict(enumerate(frames, start=1))
     return {
-        entry.action.frame: entry.action
-        for entry in entries
-        if isinstance(entry.action, CountFrame) and entry.action.edge_um == edge_um
+        action.frame: action
+        for action in (entry.action for entry in entries)
+        if isinstance(action, CountFrame)
+        and places.get(action.frame) == Frame(action.x_um, action.y_um, action.edge_um)
     }
 
 

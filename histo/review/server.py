@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -41,8 +42,10 @@ from histo.review.picture import (
     planes_of,
     thumbnail,
 )
-from histo.review.slide import SlideUnderReview, Who
+from histo.review.slide import SlideUnderReview, Who, read_summary
 from histo.review.worklist import Case, cases_of, rows_of
+
+logger = logging.getLogger("histo")
 
 # Slides that are held open, with their cells, at a time.
 _MAX_OPEN: Final = 3
@@ -134,8 +137,6 @@ def make_app(desk: Desk, page: Path, *, hosts: Sequence[str], secrets: Secrets) 
         case = desk.case(request.path_params["key"])
 
         def make() -> bytes:
-            from histo.review.slide import read_summary
-
             folder = desk.results / case.slide_id
             return thumbnail(folder / "maps.zarr", read_summary(folder).image.kind)
 
@@ -239,6 +240,16 @@ def make_app(desk: Desk, page: Path, *, hosts: Sequence[str], secrets: Secrets) 
         found = await _in(desk.for_work, lambda: desk.slide(key).spatial_numbers())
         return JSONResponse({"numbers": [number.model_dump(mode="json") for number in found]})
 
+    async def histo_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HistoError)
+        if isinstance(error, ReviewError):
+            # Without its path: that may say what a blinded reader must not know.
+            return _wrong(409, error.what, error.fix)
+        logger.warning("%s", error)
+        if desk.who.alone:
+            return _wrong(400, "the slide cannot be read; the terminal of histo review says why")
+        return _wrong(400, error.what, error.fix)
+
     of = "/api/slides/{key}"
     routes: list[Route | Mount] = [
         Route("/", index),
@@ -263,7 +274,7 @@ def make_app(desk: Desk, page: Path, *, hosts: Sequence[str], secrets: Secrets) 
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, hosts=hosts, secrets=secrets)],
-        exception_handlers={HistoError: _histo_error, HTTPException: _http_error},
+        exception_handlers={HistoError: histo_error, HTTPException: _http_error},
     )
 
 
@@ -350,12 +361,6 @@ def _coordinate(request: Request, name: str) -> float:
     if not abs(value) < 1e7:
         raise HTTPException(400, f"{name} must be a number of um")
     return value
-
-
-async def _histo_error(request: Request, error: Exception) -> Response:
-    # Without its path: that may say what a blinded reader must not know.
-    assert isinstance(error, HistoError)
-    return _wrong(409 if isinstance(error, ReviewError) else 400, error.what, error.fix)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

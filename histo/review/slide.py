@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from shapely.geometry import MultiPolygon
 
 from histo.config import Config, RegionName
-from histo.errors import ClassifierError, ResultsError, ReviewError
+from histo.errors import ClassifierError, HistoError, ResultsError, ReviewError
 from histo.measure.density import wilson_fraction
 from histo.measure.density_map import DensityMap
 from histo.measure.summary import Estimate, SlideSummary
@@ -55,10 +56,12 @@ from histo.review.cells import (
 )
 from histo.review.frames import Frame, against_model, counted, frames_of
 from histo.review.ground import Ground, draw, polygons_with, read_ground, regions_with, scribbled
-from histo.review.log import Log, append, read_log
+from histo.review.log import LOG, Log, append, read_log
 from histo.review.numbers import Number, measured, phenotype_of, side_by_side
 from histo.review.picture import Channel, close_up_channels, png
 from histo.slide import Slide, open_slide
+
+logger = logging.getLogger("histo")
 
 # A click means the cell whose centroid lies this close.
 _REACH_UM: Final = 15.0
@@ -118,7 +121,7 @@ class SlideUnderReview:
         self.summary = read_summary(folder)
         self.slide = _open(self.summary, slides)
         self._lock = threading.RLock()
-        self._log: Log | None = None
+        self._log: tuple[tuple[int, int] | None, Log] | None = None
         self._now: tuple[Standing, Now] | None = None
         self._ground_for: tuple[tuple[tuple[DrawRegion, ...], _Found], Regions] | None = None
         self._found = _Found()
@@ -164,15 +167,22 @@ class SlideUnderReview:
         return_freed_memory()
         return ground
 
+    @property
+    def ground(self) -> Ground:
+        """Tissue and regions as the run found them."""
+        with self._lock:
+            return self._ground
+
     # The log ----------------------------------------------------------------------------------------------
 
     @property
     def log(self) -> Log:
-        """The whole log of the slide."""
+        """The whole log of the slide; read again where another server has added to it."""
         with self._lock:
-            if self._log is None:
-                self._log = read_log(self.folder)
-            return self._log
+            stamp = _stamp(self.folder / LOG)
+            if self._log is None or self._log[0] != stamp:
+                self._log = (stamp, read_log(self.folder))
+            return self._log[1]
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -183,7 +193,7 @@ class SlideUnderReview:
         """Add an action to the log; see `histo.review.log.append`."""
         with self._lock:
             self._check(action)
-            self._log, entry = append(
+            log, entry = append(
                 self.folder,
                 action,
                 by=self.who.name,
@@ -191,8 +201,13 @@ class SlideUnderReview:
                 blinded=self.who.alone,
                 alone=self.who.alone,
             )
+            self._log = (_stamp(self.folder / LOG), log)
         if isinstance(action, Sign):
-            self._write_signed(entry)
+            try:
+                self._write_signed(entry)
+            except HistoError as error:
+                # It is signed all the same: the log says so.
+                logger.warning("%s: the signed numbers are not written: %s", self.summary.slide_id, error)
         return entry
 
     def _check(self, action: Action) -> None:
@@ -253,16 +268,16 @@ class SlideUnderReview:
     def ground_notes(self) -> tuple[str, ...]:
         """Say where tissue and regions are not what the run found, and why scribbles find none."""
         with self._lock:
-            return (*self._ground.notes, *((self._found.note,) if self._found.note else ()))
+            return (*self.ground.notes, *((self._found.note,) if self._found.note else ()))
 
     def _apply(self, stands: Standing) -> Now:
         drawn = _drawn(stands)
         found = self._scribbled(stands)
         if self._ground_for is None or self._ground_for[0] != (drawn, found):
-            self._ground_for = ((drawn, found), regions_with(self._ground, drawn, found.regions))
+            self._ground_for = ((drawn, found), regions_with(self.ground, drawn, found.regions))
         regions = self._ground_for[1]
         redrawn = bool(drawn) or found.regions is not None
-        corrected = correct(self._cells, stands.corrections, regions, redrawn=redrawn)
+        corrected = correct(self.cells, stands.corrections, regions, redrawn=redrawn)
         numbers, phenotypes = self._numbers(corrected, regions, spatial=False)
         return Now(stands, corrected, regions, numbers, phenotypes)
 
@@ -272,7 +287,7 @@ class SlideUnderReview:
         if lines == self._found.lines:
             return self._found
         try:
-            self._found = _Found(lines, scribbled(self.slide, self._ground, lines) if lines else None)
+            self._found = _Found(lines, scribbled(self.slide, self.ground, lines) if lines else None)
         except ClassifierError as error:
             # What is in the log stays there: another line may be what is missing.
             self._found = _Found(lines, note=f"The scribbles find no regions yet: {error.what}.")
@@ -331,7 +346,7 @@ class SlideUnderReview:
         """Return the regions with what was drawn, um."""
         with self._lock:
             stands = self.now().standing
-            before = polygons_with(self._ground, self._scribbled(stands).regions)
+            before = polygons_with(self.ground, self._scribbled(stands).regions)
         return {str(name): shape for name, shape in draw(before, _drawn(stands)).items()}
 
     def outlines(self) -> dict[str, list[list[list[float]]]]:
@@ -355,7 +370,7 @@ class SlideUnderReview:
             rgba = _coloured(regions.zone_map, ZONE_NAMES, ZONE_COLOURS)
         elif name == "excluded":
             with self._lock:
-                tissue = self._ground.tissue.mask
+                tissue = self.ground.tissue.mask
             rgba = np.zeros((*tissue.shape, 4), np.uint8)
             rgba[tissue & ~regions.assessed] = (90, 90, 90, 255)
         elif name == "density":
@@ -483,12 +498,12 @@ class SlideUnderReview:
         """Return counting frames of this size, and what this reader counted in them: see `against_model`."""
         with self._lock:
             # Of the run, so that they stay where they are when somebody draws.
-            regions = regions_with(self._ground, ())
+            regions = regions_with(self.ground, ())
         cells = self.cells
         found = frames_of(regions, self.summary.slide_id, edge_um)
         mine = [entry for entry in self.entries if entry.by == self.who.name]
         is_cd8 = cells.is_cd8
-        return against_model(found, counted(mine, edge_um), cells.x_um[is_cd8], cells.y_um[is_cd8])
+        return against_model(found, counted(mine, found), cells.x_um[is_cd8], cells.y_um[is_cd8])
 
     def measurements(self) -> list[str]:
         """Return the columns of numbers that a histogram can show."""
@@ -572,6 +587,15 @@ def _open(summary: SlideSummary, slides: Path | None) -> Slide:
             path=path,
         )
     return slide
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from what it was before; None where there is none."""
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_mtime_ns, told.st_size
 
 
 def _drawn(stands: Standing) -> tuple[DrawRegion, ...]:

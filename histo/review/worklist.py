@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -106,7 +107,7 @@ def _row(results: Path, case: Case, who: Who) -> dict[str, Any]:
         return row | {"error": error.what}
     entries = log.of(who.name if who.alone else None)
     stands = standing(entries, summary.fingerprint)
-    uncertain = uncertain_share(folder / "cells.parquet")
+    uncertain = _uncertain_share(folder / "cells.parquet", summary.fingerprint)
     zones = next((z.cd8_density.not_assessable for z in summary.zones.values() if z.n_cells is None), None)
     flags = [flag.model_dump() for flag in summary.flags]
     state: ReviewState = "signed" if stands.signed else "in review" if entries else "not looked at"
@@ -143,8 +144,12 @@ def _row(results: Path, case: Case, who: Who) -> dict[str, Any]:
     }
 
 
-def uncertain_share(path: Path) -> float | None:
-    """Return the share of CD8+ cells called with less than `UNCERTAIN_BELOW`; None where none can be told."""
+@lru_cache(maxsize=4096)
+def _uncertain_share(path: Path, fingerprint: str) -> float | None:
+    """Return the share of CD8+ cells called with less than `UNCERTAIN_BELOW`; None where none can be told.
+
+    The fingerprint is for the cache: the cells of a result are read once.
+    """
     try:
         table = pq.read_table(path, columns=["cell_class", "probability", "in_tissue"])
     except (OSError, pa.ArrowException):

@@ -148,7 +148,7 @@ def test_regions_go_out_and_come_back_with_the_same_numbers(
     slide.act(Sign(name="Dr A", verdict="accepted with corrections", comment="a fold"))
     (path,) = (slide.folder / "review").glob("regions-*.geojson")
     assert set(geopandas.read_file(path)["name"]) >= {"tumour", "host", "exclude"}
-    tissue = slide._ground.tissue
+    tissue = slide.ground.tissue
     config = slide.config.regions
     again = place_regions(
         read_annotations(path, slide.slide, dict(config.names)),

@@ -22,7 +22,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from histo.config import load_config
-from histo.errors import ReviewError
+from histo.errors import HistoError, ReviewError
 from histo.review.actions import Sign
 from histo.review.command import is_loopback
 from histo.review.guard import MAX_BODY, MAX_URL, Secrets
@@ -380,3 +380,42 @@ def test_a_signed_slide_that_is_analysed_anew_is_told(
     slides = Path(json.loads((results / SLIDE / "summary.json").read_text())["path"])
     run_batch([slides], results, load_config(None, ["measure.spatial=false"]))
     assert f"{SLIDE}: analysed anew, though it was signed by Dr B" in caplog.text
+
+
+def test_two_servers_on_one_folder_see_each_other(results: Path) -> None:
+    headers = {"x-histo-write": "token"}
+    one, two = (client_of(results, Who(name), Secrets(None, "token")) for name in ("Dr A", "Dr B"))
+    assert one.post(LOG, json=DELETE, headers=headers).json()["entry"] == 1
+    assert two.get(f"/api/slides/{SLIDE}/state").json()["in_force"] == [1]
+    assert two.post(LOG, json={"kind": "undo", "entry": 1}, headers=headers).json()["entry"] == 2
+    assert one.get(f"/api/slides/{SLIDE}/state").json()["in_force"] == []
+
+
+def test_what_cannot_be_read_tells_a_blinded_reader_no_name(results: Path) -> None:
+    summary = json.loads((results / SLIDE / "summary.json").read_text())
+    bad = results.parent / "MEYER.geojson"
+    bad.write_text('{"type": "FeatureCollection"')
+    (results / SLIDE / "summary.json").write_text(json.dumps(summary | {"annotations": str(bad)}))
+    answers = []
+    for alone in (False, True):
+        with client_of(results, Who("Dr A", alone=alone), Secrets()) as client:
+            (key,) = (row["key"] for row in client.get("/api/slides").json()["slides"] if not row["error"])
+            answers.append(client.get(f"/api/slides/{key}/state"))
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert "JSON" in answers[0].json()["error"]
+    assert answers[1].json()["error"].startswith("the slide cannot be read")
+
+
+def test_a_slide_that_has_moved_is_looked_for(results: Path, tmp_path: Path) -> None:
+    summary = json.loads((results / SLIDE / "summary.json").read_text())
+    true = Path(summary["path"])
+    gone = summary | {"path": f"/nowhere/{true.name}"}
+    (results / SLIDE / "summary.json").write_text(json.dumps(gone))
+    with pytest.raises(ReviewError, match="--slides"):
+        Desk(results, Who("Dr A")).slide(SLIDE)
+    assert Desk(results, Who("Dr A"), true.parent).slide(SLIDE).slide.path == true
+    (tmp_path / true.name).write_bytes(b"another slide")
+    with pytest.raises(HistoError):
+        Desk(results, Who("Dr A"), tmp_path).slide(SLIDE)
+    with pytest.raises(ReviewError, match="configuration"):
+        Desk(tmp_path, Who("Dr A"))
