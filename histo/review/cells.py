@@ -52,7 +52,7 @@ class Cells:
     probability : uint8, 0 to 254 for 0 to 1 of the class that was called, `UNKNOWN` where there is none.
     region, zone : uint8, places in `REGION_NAMES` and `ZONE_NAMES`. signed_distance_um : float32.
     markers : by marker, float32 intensities in the column of its gate.
-    key : int64, sorted: the number of a cell's tile. columns, rows : how many blocks there are.
+    key : int64, sorted: the number of a cell's tile. columns : how many blocks lie side by side.
     first_vertex : int64 (n + 1,), where a cell's outline begins in `vertices`, int16 (m, 2) steps of
         `VERTEX_UM` from its centroid.
     by_id : places of the cells in the order of their ids.
@@ -70,7 +70,6 @@ class Cells:
     markers: Mapping[str, NDArray[np.float32]]
     key: NDArray[np.int64]
     columns: int
-    rows: int
     first_vertex: NDArray[np.int64]
     vertices: NDArray[np.int16]
     by_id: NDArray[np.intp]
@@ -159,7 +158,6 @@ def read_cells_in_place(
         markers={name: columns[column] for name, column in markers.items()},
         key=key[order],
         columns=block_columns,
-        rows=block_rows,
         first_vertex=moved,
         vertices=vertices[source],
         by_id=np.argsort(ordered["cell_id"], kind="stable"),

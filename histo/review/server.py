@@ -42,7 +42,7 @@ from histo.review.picture import (
     planes_of,
     thumbnail,
 )
-from histo.review.slide import SlideUnderReview, Who, read_summary
+from histo.review.slide import SlideUnderReview, Stamp, Who, read_summary, stamp_of
 from histo.review.worklist import Case, cases_of, rows_of
 
 logger = logging.getLogger("histo")
@@ -76,19 +76,21 @@ class Desk:
         self.for_tiles = ThreadPoolExecutor(3, "tiles")
         self.for_work = ThreadPoolExecutor(2, "work")
         self._slides_folder = slides
-        self._open: OrderedDict[str, SlideUnderReview] = OrderedDict()
+        self._open: OrderedDict[str, tuple[tuple[Stamp, Stamp], SlideUnderReview]] = OrderedDict()
         self._lock = threading.Lock()
 
     def slide(self, key: str) -> SlideUnderReview:
-        """Return an open slide; raises ReviewError where it cannot be reviewed."""
+        """Return an open slide, as it was analysed last; raises ReviewError where it cannot be reviewed."""
         case = self.case(key)
         if case.error is not None:
             raise ReviewError(f"the slide was not analysed: {case.error}")
+        folder = self.results / case.slide_id
+        stamps = (stamp_of(folder / "summary.json"), stamp_of(self.results / "gates.json"))
         with self._lock:
-            slide = self._open.get(key)
-            if slide is None:
-                folder = self.results / case.slide_id
-                slide = self._open[key] = SlideUnderReview(folder, self.config, self.who, self._slides_folder)
+            before, slide = self._open.get(key, (None, None))
+            if slide is None or before != stamps:
+                slide = SlideUnderReview(folder, self.config, self.who, self._slides_folder)
+                self._open[key] = (stamps, slide)
             self._open.move_to_end(key)
             while len(self._open) > _MAX_OPEN:
                 self._open.popitem(last=False)

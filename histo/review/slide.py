@@ -63,6 +63,9 @@ from histo.slide import Slide, open_slide
 
 logger = logging.getLogger("histo")
 
+# When a file was written, and its size; None where there is none.
+Stamp = tuple[int, int] | None
+
 # A click means the cell whose centroid lies this close.
 _REACH_UM: Final = 15.0
 _HISTOGRAM_BINS: Final = 80
@@ -121,7 +124,7 @@ class SlideUnderReview:
         self.summary = read_summary(folder)
         self.slide = _open(self.summary, slides)
         self._lock = threading.RLock()
-        self._log: tuple[tuple[int, int] | None, Log] | None = None
+        self._log: tuple[Stamp, Log] | None = None
         self._now: tuple[Standing, Now] | None = None
         self._ground_for: tuple[tuple[tuple[DrawRegion, ...], _Found], Regions] | None = None
         self._found = _Found()
@@ -179,7 +182,7 @@ class SlideUnderReview:
     def log(self) -> Log:
         """The whole log of the slide; read again where another server has added to it."""
         with self._lock:
-            stamp = _stamp(self.folder / LOG)
+            stamp = stamp_of(self.folder / LOG)
             if self._log is None or self._log[0] != stamp:
                 self._log = (stamp, read_log(self.folder))
             return self._log[1]
@@ -201,7 +204,7 @@ class SlideUnderReview:
                 blinded=self.who.alone,
                 alone=self.who.alone,
             )
-            self._log = (_stamp(self.folder / LOG), log)
+            self._log = (stamp_of(self.folder / LOG), log)
         if isinstance(action, Sign):
             try:
                 self._write_signed(entry)
@@ -589,7 +592,7 @@ def _open(summary: SlideSummary, slides: Path | None) -> Slide:
     return slide
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp_of(path: Path) -> Stamp:
     """Return what tells a file from what it was before; None where there is none."""
     try:
         told = path.stat()

@@ -17,10 +17,7 @@ from histo.review.slide import Who
 
 
 def test_kappa_of_a_published_table() -> None:
-    """The example of Cohen 1960's coefficient in Altman, Practical Statistics for Medical Research, 14.3.
-
-    Fleiss 1981, table 13.1: 100 subjects by two raters into three categories, kappa 0.68.
-    """
+    """Fleiss 1981, Statistical Methods for Rates and Proportions, table 13.1: kappa 0.68 of 100 subjects."""
     table = np.array([[75, 1, 4], [5, 4, 1], [0, 0, 10]])
     a, b = (np.repeat(np.indices((3, 3))[axis].ravel(), table.ravel()) for axis in (0, 1))
     kappa = cohen_kappa(a.tolist(), b.tolist(), "subjects")

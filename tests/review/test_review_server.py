@@ -378,8 +378,11 @@ def test_a_signed_slide_that_is_analysed_anew_is_told(
     assert "analysed anew" in client.get(f"/api/slides/{SLIDE}/state").json()["notes"][0]
     # With other settings, infer analyses it anew, and says so.
     slides = Path(json.loads((results / SLIDE / "summary.json").read_text())["path"])
+    before = client.get(f"/api/slides/{SLIDE}/state").json()["revision"]
     run_batch([slides], results, load_config(None, ["measure.spatial=false"]))
     assert f"{SLIDE}: analysed anew, though it was signed by Dr B" in caplog.text
+    # The server shows the new result.
+    assert client.get(f"/api/slides/{SLIDE}/state").json()["revision"] != before
 
 
 def test_two_servers_on_one_folder_see_each_other(results: Path) -> None:

@@ -4,7 +4,6 @@ import { getBytes, slidePath } from "./api";
 
 export const IN_TISSUE = 1;
 export const DELETED = 2;
-export const CHANGED = 4;
 export const ADDED = 8;
 export const UNKNOWN = 255;
 const VERTEX_UM = 1 / 64;
