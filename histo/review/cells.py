@@ -87,11 +87,15 @@ class Cells:
         return self.by_id[place[found]]
 
     def in_tile(self, column: int, row: int) -> slice:
-        """Return which cells lie in a tile."""
+        """Return which cells lie in a tile; none where there is no such tile."""
+        if not 0 <= column < self.columns * TILES_PER_BLOCK:
+            return slice(0, 0)
         return self._with_keys(_key(column, row, self.columns), 1)
 
     def in_block(self, column: int, row: int) -> slice:
-        """Return which cells lie in a block."""
+        """Return which cells lie in a block; none where there is no such block."""
+        if not 0 <= column < self.columns:
+            return slice(0, 0)
         first = _key(column * TILES_PER_BLOCK, row * TILES_PER_BLOCK, self.columns)
         return self._with_keys(first, TILES_PER_BLOCK**2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,6 @@ from histo.measure.summary import Estimate, SlideSummary
 from histo.regions.place import REGION_NAMES, ZONE_NAMES, Regions
 from histo.results.atomic import write_text
 from histo.results.geojson import write_annotations_geojson
-from histo.results.maps import ZONE_COLOURS
 from histo.review.actions import (
     Action,
     AddCell,
@@ -56,7 +55,9 @@ from histo.review.cells import (
 )
 from histo.review.frames import Frame, against_model, counted, frames_of
 from histo.review.ground import Ground, draw, polygons_with, read_ground, regions_with, scribbled
+from histo.review.histogram import distribution
 from histo.review.log import LOG, Log, append, read_log
+from histo.review.maps import excluded_map, heat_map, map_step, zones_map
 from histo.review.numbers import Number, measured, phenotype_of, side_by_side
 from histo.review.picture import Channel, close_up_channels, png
 from histo.slide import Slide, open_slide
@@ -68,10 +69,6 @@ Stamp = tuple[int, int] | None
 
 # A click means the cell whose centroid lies this close.
 _REACH_UM: Final = 15.0
-_HISTOGRAM_BINS: Final = 80
-# What may be missing from a histogram's ends.
-_HISTOGRAM_TAIL = 0.1
-_MAP_MAX_PX: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -368,19 +365,15 @@ class SlideUnderReview:
     def map_picture(self, name: str) -> bytes:
         """Return zones, density or excluded of the whole slide as PNG, transparent elsewhere."""
         now = self.now()
-        regions = now.regions
         if name == "zones":
-            rgba = _coloured(regions.zone_map, ZONE_NAMES, ZONE_COLOURS)
+            rgba = zones_map(now.regions)
         elif name == "excluded":
-            with self._lock:
-                tissue = self.ground.tissue.mask
-            rgba = np.zeros((*tissue.shape, 4), np.uint8)
-            rgba[tissue & ~regions.assessed] = (90, 90, 90, 255)
+            rgba = excluded_map(self.ground.tissue.mask, now.regions)
         elif name == "density":
-            rgba = _heat(self._density(now))
+            rgba = heat_map(self._density(now))
         else:
             raise ReviewError("no such map")
-        step = _map_step(rgba.shape[:2])
+        step = map_step(rgba.shape[:2])
         return png(np.ascontiguousarray(rgba[::step, ::step]))
 
     def map_um(self) -> dict[str, float]:
@@ -390,7 +383,7 @@ class SlideUnderReview:
             "excluded": self.config.tissue.mpp_um,
             "density": self.config.results.density_map_um,
         }
-        return {name: um * _map_step(self.slide.grid_size(um)) for name, um in sizes.items()}
+        return {name: um * map_step(self.slide.grid_size(um)) for name, um in sizes.items()}
 
     def _density(self, now: Now) -> NDArray[np.float32]:
         density = DensityMap(self.slide.size_um, self.config.results.density_map_um)
@@ -518,37 +511,20 @@ class SlideUnderReview:
         ]
 
     def histogram(self, name: str) -> dict[str, Any]:
-        """Return how a measurement is distributed over the cells of each class in assessed tissue.
-
-        The counts above any threshold follow from `sorted_cd8`, the values of the CD8+ cells thinned to at
-        most 2,000 quantiles.
-        """
+        """Return how a measurement is distributed, see `distribution`, and the gate that rests on it."""
         if name not in self.measurements():
             raise ReviewError("no such measurement")
         cells, corrected = self.cells, self.now().corrected
         table = pq.read_table(self.folder / "cells.parquet", columns=["cell_id", name])
-        by_id = np.empty(len(table), np.float64)
         order = np.argsort(table["cell_id"].to_numpy(), kind="stable")
-        by_id[:] = table[name].to_numpy()[order]
+        by_id = table[name].to_numpy()[order].astype(np.float64)
         at = cells.by_id
         counted = corrected.kept[at] & corrected.in_tissue[: len(cells)][at] & np.isfinite(by_id)
         cd8, other = by_id[counted & corrected.is_cd8[at]], by_id[counted & ~corrected.is_cd8[at]]
-        both = np.concatenate([cd8, other])
-        if len(both) == 0:
-            return {"name": name, "edges": [], "cd8": [], "other": [], "n_cd8": 0, "sorted_cd8": []}
-        low, high = np.percentile(both, [_HISTOGRAM_TAIL, 100 - _HISTOGRAM_TAIL])
-        edges = np.linspace(low, high if high > low else low + 1, _HISTOGRAM_BINS + 1)
-        ordered = np.sort(cd8)
-        if len(ordered) > 2000:
-            ordered = ordered[np.linspace(0, len(ordered) - 1, 2000).round().astype(int)]
         gate = next((marker for marker, (column, _) in self.gates_of_run.items() if column == name), None)
         return {
             "name": name,
-            "edges": edges.tolist(),
-            "cd8": np.histogram(np.clip(cd8, edges[0], edges[-1]), edges)[0].tolist(),
-            "other": np.histogram(np.clip(other, edges[0], edges[-1]), edges)[0].tolist(),
-            "n_cd8": len(cd8),
-            "sorted_cd8": ordered.tolist(),
+            **distribution(cd8, other),
             "marker": gate,
             "gate_of_run": None if gate is None else self.gates_of_run[gate][1],
             "gate": None if gate is None else self.gates()[gate],
@@ -612,30 +588,3 @@ def _tiles_round(x_um: float, y_um: float, reach_um: float) -> set[tuple[int, in
         for dy in (-reach_um, reach_um)
         if x_um + dx >= 0 and y_um + dy >= 0
     }
-
-
-def _map_step(shape: tuple[int, ...]) -> int:
-    """Return which pixels of a large map are shown: every one, every second ..."""
-    return max(1, -(-max(shape) // _MAP_MAX_PX))
-
-
-def _coloured(
-    codes: NDArray[np.uint8], names: Sequence[str], colours: dict[str, tuple[int, int, int]]
-) -> NDArray[np.uint8]:
-    table = np.zeros((len(names), 4), np.uint8)
-    for code, name in enumerate(names):
-        if name:
-            table[code] = (*colours.get(name, (100, 100, 100)), 255)
-    return table[codes]
-
-
-def _heat(per_mm2: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Colour a density from dark violet to yellow, up to its 99th percentile; transparent without tissue."""
-    import matplotlib
-
-    known = ~np.isnan(per_mm2)
-    top = float(np.percentile(per_mm2[known], 99)) if known.any() else 1.0
-    share = np.where(known, per_mm2, 0) / max(top, 1e-6)
-    rgba = (matplotlib.colormaps["inferno"](np.clip(share, 0, 1)) * 255).astype(np.uint8)
-    rgba[~known] = 0
-    return rgba

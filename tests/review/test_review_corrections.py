@@ -210,7 +210,10 @@ def test_every_cell_is_in_one_tile_and_one_block(slide: SlideUnderReview) -> Non
     assert len(data) == 4 + 9 * n
     x = (np.frombuffer(data, "<u2", n, 4) + 0.5) * BLOCK_UM / 65_536
     assert np.allclose(x[:-1], cells.x_um, atol=BLOCK_UM / 65_536)
-    assert point_block(cells, now.corrected, 7, 7, {}) == struct.pack("<I", 0)
+    # Beside the slide there is nothing, not the next row.
+    for column, row in ((7, 7), (1, 0), (0, 1), (-1, 0)):
+        assert point_block(cells, now.corrected, column, row, {}) == struct.pack("<I", 0)
+    assert outline_tile(cells, now.corrected, 8, 0, {}) == struct.pack("<II", 0, 0)
 
 
 def test_outlines_of_a_tile_are_those_of_the_run(slide: SlideUnderReview) -> None:
