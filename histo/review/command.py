@@ -21,6 +21,8 @@ from histo.review.server import Desk, make_app
 from histo.review.slide import Who
 from histo.review.web import page_folder
 
+# Every address of this machine; none that a browser can ask for.
+_ANY = ("0.0.0.0", "::")
 _READER: TypeAdapter[str] = TypeAdapter(ReviewerName)
 
 
@@ -62,7 +64,8 @@ def review(
     loopback = is_loopback(host)
     secrets = Secrets(access=None if loopback else random_secrets.token_urlsafe(24))
     app = make_app(desk, page, hosts=_hosts(host, port), secrets=secrets)
-    address = f"http://{_in_address(host)}:{port}/"
+    name = socket.gethostname() if host in _ANY else _in_address(host)
+    address = f"http://{name}:{port}/"
     if secrets.access is not None:
         address += f"?token={secrets.access}"
         console.print(
@@ -145,7 +148,7 @@ def _hosts(host: str, port: int) -> list[str]:
     """Return what a browser of this server says in its Host header."""
     if is_loopback(host):
         names = ["localhost", "127.0.0.1", "[::1]", _in_address(host)]
-    elif host in ("0.0.0.0", "::"):
+    elif host in _ANY:
         own = socket.gethostname()
         names = ["localhost", "127.0.0.1", "[::1]", own, socket.getfqdn()]
         names += _addresses(own)
