@@ -428,6 +428,46 @@ def measure(
 
 
 @app.command()
+def review(
+    results: Annotated[Path, typer.Argument(help="Results folder of infer.")],
+    reader: Annotated[
+        str | None, typer.Option(help="Who corrects and signs; default: the user of this machine.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own is guarded by a token.")
+    ] = "127.0.0.1",
+    blinded: Annotated[
+        bool,
+        typer.Option("--blinded", help="Hide site, patient, names and other readers; random order."),
+    ] = False,
+    slides: Annotated[
+        Path | None, typer.Option(help="Folder of the slides, if they are not where they were analysed.")
+    ] = None,
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Compare blinded readers who signed the same slides; no page.")
+    ] = False,
+) -> None:
+    """Look at results on their slides in a browser, correct them, and sign."""
+    if agreement:
+        from histo.review.command import tell_agreement
+
+        tell_agreement(results, slides, Console())
+        return
+    from histo.review.command import review as serve
+
+    serve(
+        results,
+        reader=reader,
+        host=host,
+        port=port,
+        blinded=blinded,
+        slides=slides,
+        console=Console(stderr=True),
+    )
+
+
+@app.command()
 def export(
     results: Annotated[
         Path | None, typer.Argument(help="Results folder, or the folder of one slide in it.")

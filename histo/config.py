@@ -272,8 +272,8 @@ class RunConfig(_Section):
     # many GB at once in a process (None: as the disk has room).
     stage_dir: str | None = None
     stage_gb: Annotated[float, Field(gt=0)] | None = None
-    # Once a slide has taken so long, its tiles are kept on disk until it is done: a run that is stopped goes on
-    # from there.
+    # Once a slide has taken so long, its tiles are kept on disk until it is done: a run that is stopped goes
+    # on from there.
     keep_tiles_after_s: Annotated[float, Field(ge=0)] = 20.0
     # A read that takes longer hangs: its tile is lost, and after three in a row the slide. None or 0: never.
     read_timeout_s: Annotated[float, Field(ge=0)] | None = 120.0

@@ -125,3 +125,7 @@ class LockLostError(HistoError):
 
 class ClusterError(HistoError):
     """Workers that cannot be had, cannot do the work, or were lost."""
+
+
+class ReviewError(HistoError):
+    """A review that cannot be read or written, or a step of it that cannot be taken."""

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histo.panel import COMPARTMENTS, STATISTICS, marker_column
-from histo.stain.deconvolution import STAINS
+from histo.stain.names import STAINS
 
 CD8: Final = "CD8+ cell"
 OTHER: Final = "other nucleus"

@@ -40,6 +40,7 @@ from histo.regions.find import load_configured
 from histo.results.atomic import write_text
 from histo.results.log_file import log_file
 from histo.results.slides_table import SlideRow, write_slides_table
+from histo.review.log import signature_of
 from histo.run.cluster_config import Workers
 from histo.run.detector import ready_detector
 from histo.run.device import describe_device
@@ -207,6 +208,8 @@ def _run(
                     row = outcome.row
                     state = "failed" if row.status == "failed" else "kept" if outcome.kept else "done"
                     log.info("%s  %s  %s", state, row.slide_id, row.error or _headline(row))
+                    if state == "done" and (signature := signature_of(out / row.slide_id)):
+                        log.warning("%s: analysed anew, though it was %s", row.slide_id, signature)
                     bars.finish(number, f"  {state}  {row.slide_id}  {_headline(row)}")
     finally:
         # Also after Ctrl-C: what is finished is in the table, and the folder can be resumed.

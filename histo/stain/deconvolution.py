@@ -15,10 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from histo.compiled import compiled
 from histo.config import StainVectors
 from histo.errors import ConfigError
+from histo.stain.names import STAINS as STAINS
 
 FloatArray = NDArray[np.float32]
-
-STAINS: Final = ("nuclear", "cd8", "residual")
 
 # What the network sees is clipped to this range of stain amounts, in both modalities.
 AMOUNT_RANGE: Final = (-0.5, 3.0)

@@ -1,0 +1,1 @@
+"""Review: a pathologist looks at the results on the slide, corrects them, and signs."""
