@@ -16,9 +16,9 @@ from histo.errors import ReviewError
 from histo.measure.summary import Estimate
 from histo.results.atomic import write_text
 from histo.results.slides_table import read_slides_table
+from histo.results.stored import stored_config
 from histo.review.actions import standing
 from histo.review.comparing import DensityAgreement, cohen_kappa, density_agreement
-from histo.review.ground import stored_config
 from histo.review.log import read_log
 from histo.review.slide import Now, SlideUnderReview, Who
 

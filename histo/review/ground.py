@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
@@ -11,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from shapely.geometry import LineString, MultiPolygon, Polygon
 
 from histo.config import Config, RegionName
-from histo.errors import ReviewError
 from histo.measure.summary import SlideSummary
 from histo.regions.annotations import Annotations, read_annotations
 from histo.regions.place import Regions, place_regions
@@ -43,22 +40,6 @@ class Ground:
     annotations: Annotations | None
     config: Config
     notes: tuple[str, ...] = ()
-
-
-def stored_config(results: Path) -> Config:
-    """Return the configuration that a results folder was made with.
-
-    Raises
-    ------
-    ReviewError : it cannot be read.
-    """
-    path = results / "run.json"
-    try:
-        return Config.model_validate(json.loads(path.read_bytes())["config"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
-        raise ReviewError(
-            "the configuration of this folder cannot be read", path=path, fix="Run infer on it again"
-        ) from None
 
 
 def read_ground(slide: Slide, summary: SlideSummary, config: Config) -> Ground:

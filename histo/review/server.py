@@ -27,9 +27,9 @@ from histo.errors import HistoError, ReviewError
 from histo.regions.place import REGION_NAMES, ZONE_NAMES
 from histo.results.geojson import CLASS_COLOURS, REGION_COLOURS
 from histo.results.maps import ZONE_COLOURS
+from histo.results.stored import stored_config
 from histo.review.actions import VERDICTS, Action
 from histo.review.cells import BLOCK_UM, TILE_UM
-from histo.review.ground import stored_config
 from histo.review.guard import Guard, Secrets
 from histo.review.overlay import outline_tile, point_block
 from histo.review.picture import (

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -240,12 +241,15 @@ def test_a_lost_device_is_replaced_by_the_cpu(
     detector = CellDetector(weights, CellsConfig(), threads=4)
     lost = threading.Barrier(4)
 
-    def gone(_: NDArray[np.float32]) -> TileMaps:
-        # All four are on the device when it is lost.
-        lost.wait(timeout=60)
-        raise DeviceLostError("cuda:0 does not answer (CUDA error)")
+    class Gone:
+        @contextmanager
+        def maps(self, _: NDArray[np.float32]) -> Iterator[TileMaps]:
+            # All four are on the device when it is lost.
+            lost.wait(timeout=60)
+            raise DeviceLostError("cuda:0 does not answer (CUDA error)")
+            yield
 
-    monkeypatch.setattr(detector, "_network", gone)
+    monkeypatch.setattr(detector, "_network", Gone())
     monkeypatch.setattr(detector, "device", "cuda:0")
     halo = detector.halo_px
     tiles = [Tile(i, Box(halo + 8 * i, halo, 64, 64), Box(8 * i, 0, 64 + 2 * halo, 320)) for i in range(8)]

@@ -22,7 +22,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from histo.config import load_config
-from histo.errors import HistoError, ReviewError
+from histo.errors import ConfigError, HistoError, ReviewError
 from histo.review.actions import Sign
 from histo.review.command import is_loopback
 from histo.review.guard import MAX_BODY, MAX_URL, Secrets
@@ -420,5 +420,5 @@ def test_a_slide_that_has_moved_is_looked_for(results: Path, tmp_path: Path) -> 
     (tmp_path / true.name).write_bytes(b"another slide")
     with pytest.raises(HistoError):
         Desk(results, Who("Dr A"), tmp_path).slide(SLIDE)
-    with pytest.raises(ReviewError, match="configuration"):
+    with pytest.raises(ConfigError, match="configuration"):
         Desk(tmp_path, Who("Dr A"))

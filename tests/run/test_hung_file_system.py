@@ -27,6 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render_slide(spec, tmp_path_factory.mktemp("tiny")).slide
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_slide_that_hangs_in_the_kernel_costs_its_own_row_and_the_process_ends(
     tiny: Path, tmp_path: Path

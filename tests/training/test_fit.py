@@ -238,7 +238,7 @@ def test_calibration_settles_on_candidates(tiny: TrainConfig, finished: Path) ->
     samples = render_part(tiny, "validation")
     network = load_weights(str(finished / "cd8.safetensors")).network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    amounts = [torch.zeros(3, 256, 256) for _ in samples]
+    amounts = [np.zeros((3, 256, 256), np.float32) for _ in samples]
     settled = calibrate(network, samples, amounts, mpp=0.5, thresholds=(0.2, 0.4), logits=(-1.0, 0.0))
     # Nothing is found in empty amounts: the strictest threshold, and the classes as they were.
     assert (settled.centre_threshold, settled.cd8_logit) == (0.4, 0.0)
