@@ -264,10 +264,10 @@ class RunConfig(_Section):
     # Tiles worked on at once; None: one a core.
     threads: Annotated[int, Field(ge=1)] | None = None
     # Larger tiles take more memory, smaller ones more time: the halo round them is 64 um wide.
-    tile_um: Annotated[float, Field(ge=64)] = 512.0
+    tile_um: Annotated[float, Field(ge=64)] = 448.0
     tile_offset_um: tuple[float, float] = (0.0, 0.0)
     reader_threads: Annotated[int, Field(ge=1)] = 2
-    read_ahead_tiles: Annotated[int, Field(ge=1)] = 3
+    read_ahead_tiles: Annotated[int, Field(ge=1)] = 2
     # Copies of slides from S3 and the like: where (None: where the system has its temporary files), and how
     # many GB at once in a process (None: as the disk has room).
     stage_dir: str | None = None

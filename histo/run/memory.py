@@ -9,7 +9,7 @@ import sys
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 # The largest arrays of a tile; they are few.
-_LARGE_BYTES = 16 << 20
+_LARGE_BYTES = 8 << 20
 
 
 def share_freed_memory() -> None:
