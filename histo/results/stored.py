@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from histo.config import Config, apply_override, describe
+from histo.config import Config, RunConfig, apply_override, describe
 from histo.errors import ConfigError, ResultsError
 from histo.measure.summary import SlideSummary
 from histo.regions.annotations import find_annotations
@@ -25,6 +25,8 @@ def stored_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     path = folder / "run.json"
     try:
         data = json.loads(path.read_bytes())["config"]
+        # How the work was done changes no result: settings of another version may go.
+        data["run"] = {key: value for key, value in data["run"].items() if key in RunConfig.model_fields}
         for override in overrides:
             apply_override(data, override)
         return Config.model_validate(data)

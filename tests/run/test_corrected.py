@@ -219,6 +219,17 @@ def test_the_pure_function_needs_no_file(results: Path) -> None:
     assert remeasure(parts, quick).summary.zones == parts.summary.zones
 
 
+def test_settings_of_how_another_version_worked_may_be_unknown(results: Path, tmp_path: Path) -> None:
+    record = json.loads((results / "run.json").read_text())
+    record["config"]["run"]["batch_size"] = 8
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert stored_config(tmp_path) == stored_config(results)
+    record["config"]["cells"]["batch_size"] = 8
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="batch_size"):
+        stored_config(tmp_path)
+
+
 def test_files_that_do_not_fit_are_refused(results: Path, tmp_path: Path) -> None:
     features = cells_of(results)
     strange_cell = {"objectType": "detection", "classification": {"name": "Tumor cell"}}
