@@ -419,11 +419,14 @@ def measure(
         Path | None,
         typer.Option(help="GeoJSON of all regions of a slide, as corrected in QuPath; or a folder of such."),
     ] = None,
+    review: Annotated[
+        bool, typer.Option("--review", help="Take what was corrected in `histo review`.")
+    ] = False,
 ) -> None:
-    """Make the numbers again from cells and regions corrected in QuPath; the network is not run."""
+    """Make the numbers again from cells and regions corrected in QuPath or in the review."""
     from histo.run.corrected import remeasure_folder
 
-    remeasure_folder(results, out, cells=cells, regions=regions)
+    remeasure_folder(results, out, cells=cells, regions=regions, review=review)
     Console(stderr=True).print(f"Results: {out / 'slides.csv'}", soft_wrap=True)
 
 

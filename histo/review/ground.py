@@ -167,7 +167,7 @@ def draw(
 def _found(
     slide: Slide, survey: Survey, tissue: Tissue, annotations: Annotations | None, config: Config
 ) -> Annotations | None:
-    # They bring torch, which takes half a GB and some seconds: only where it is needed.
+    # They bring scikit-learn, and what is compiled: only where it is needed.
     from histo.regions.find import find_regions, load_configured
     from histo.stain.space import fit_stain
 

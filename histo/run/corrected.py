@@ -21,12 +21,14 @@ from histo.regions.annotations import Annotations, annotations_in, unpacked
 from histo.regions.geojson import read_geojson
 from histo.regions.shapes import Drawing
 from histo.results.atomic import write_text
-from histo.results.corrections import CellCorrections, correct_cells, read_cell_corrections
+from histo.results.corrections import correct_cells, read_cell_corrections
 from histo.results.regions_parquet import REGIONS_GEOJSON
 from histo.results.slides_table import SlideRow, path_text, read_slides_table, write_slides_table
 from histo.results.stored import slide_files, stored_config, stored_summaries
+from histo.review.log import LOG
 from histo.run.describe import agreement_flags
 from histo.run.remeasure import SlideParts, load_parts, mpp_of, remeasure, write_remeasured
+from histo.run.reviewed import Reviewed, read_review, with_drawn
 
 _MAX_BYTES: Final = 1 << 30
 # An outline that came back has moved where it differs by more than twice this: less is rounding.
@@ -43,6 +45,7 @@ def remeasure_folder(
     *,
     cells: Path | None = None,
     regions: Path | None = None,
+    review: bool = False,
     console: Console | None = None,
 ) -> list[SlideSummary]:
     """Make the numbers of a results folder again from corrected cells and regions, into a folder of its own.
@@ -55,6 +58,8 @@ def remeasure_folder(
     cells, regions : GeoJSON as QuPath exports it, or a folder of such files, named like the slides' results
         folders or the slides. A file of cells holds all cells of its slide, a file of regions all regions.
         One file may hold both.
+    review : whether what was corrected in `histo review` counts. A file of cells, or of regions, of a slide
+        takes the place of what the review says of them.
 
     Raises
     ------
@@ -69,7 +74,10 @@ def remeasure_folder(
     out.mkdir(parents=True, exist_ok=True)
     again: dict[str, SlideSummary] = {}
     for name, before in summaries.items():
-        after, told = _one_slide(results / name, out / name, config, of_cells.get(name), of_regions.get(name))
+        log = read_review(results / name, before.fingerprint) if review else Reviewed()
+        after, told = _one_slide(
+            results / name, out / name, config, of_cells.get(name), of_regions.get(name), log
+        )
         again[name] = after
         console.print(
             f"  {name}: {told}; CD8+ cells {before.n_cd8} -> {after.n_cd8}", highlight=False, soft_wrap=True
@@ -87,6 +95,7 @@ def remeasure_folder(
         "results": path_text(results.resolve()),
         "cells": {name: path_text(path) for name, path in of_cells.items()},
         "regions": {name: path_text(path) for name, path in of_regions.items()},
+        "review": review,
     }
     write_text(out / "run.json", json.dumps(record, indent=2))
     return list(again.values())
@@ -128,12 +137,19 @@ def corrected_regions(
 
 
 def _one_slide(
-    source: Path, folder: Path, config: Config, cells: Path | None, regions: Path | None
+    source: Path, folder: Path, config: Config, cells: Path | None, regions: Path | None, review: Reviewed
 ) -> tuple[SlideSummary, str]:
     """Make one slide's results again; return its summary, and what was corrected in words."""
     before = load_parts(source)
-    corrections, annotations, changed = CellCorrections(), before.annotations, list[str]()
+    corrections = review.cells
+    annotations, changed = with_drawn(before.annotations, review, source)
     told = []
+    if cells is None and corrections:
+        told.append(f"cells, in the review: {corrections}")
+    if regions is None and changed:
+        told.append(f"regions, in the review: {', '.join(changed)} changed")
+    if review.stale:
+        told.append(f"{review.stale} corrections of cells of an earlier result left out")
     if cells is not None:
         image = before.summary.image
         corrections = read_cell_corrections(
@@ -147,13 +163,14 @@ def _one_slide(
     if regions is not None:
         found, changed = corrected_regions(regions, source, before, config)
         told.append(f"regions: {', '.join(changed) or 'none'} changed")
-        annotations = found if changed else annotations
+        annotations = found if changed else before.annotations
     parts = replace(before, annotations=annotations)
     if corrections:
         parts = replace(parts, cells=correct_cells(before.cells, corrections))
     after = remeasure(parts, config)
     if corrections or changed:
-        after = replace(after, summary=_told(after.summary, parts, changed, told, [cells, regions]))
+        files = [cells, regions, *([source / LOG] if review != Reviewed() else [])]
+        after = replace(after, summary=_told(after.summary, parts, changed, told, files))
     write_remeasured(before, annotations, after, source, folder, config)
     return after.summary, "; ".join(told) or "not corrected"
 

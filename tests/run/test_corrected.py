@@ -21,10 +21,12 @@ from shapely.geometry import mapping, shape
 
 from histo.cells.table import CD8, OTHER
 from histo.config import load_config
-from histo.errors import AnnotationError, ConfigError, ResultsError
+from histo.errors import AnnotationError, ConfigError, ResultsError, ReviewError
 from histo.measure.summary import SlideSummary
 from histo.results.ome_zarr import subsample
 from histo.results.stored import stored_config
+from histo.review.actions import Action, AddCell, DeleteCells, DrawRegion, Scribble, SetClass, Undo
+from histo.review.log import append
 from histo.run.corrected import remeasure_folder
 from histo.run.remeasure import load_parts, remeasure
 
@@ -228,6 +230,65 @@ def test_settings_of_how_another_version_worked_may_be_unknown(results: Path, tm
     (tmp_path / "run.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="batch_size"):
         stored_config(tmp_path)
+
+
+def test_what_was_corrected_in_the_review_counts(results: Path, tmp_path: Path) -> None:
+    reviewed, out = tmp_path / "reviewed", tmp_path / "out"
+    shutil.copytree(results, reviewed)
+    before = load_parts(reviewed / "small")
+    called = before.cells[(before.cells["cell_class"] == CD8) & before.cells["in_tissue"]]
+    gone, other, spared = (int(cell) for cell in called["cell_id"].iloc[:3])
+    place = called.iloc[4]
+
+    def act(action: Action) -> int:
+        folder, fingerprint = reviewed / "small", before.summary.fingerprint
+        return append(folder, action, by="Dr A", fingerprint=fingerprint)[1].number
+
+    act(DeleteCells(cells=(gone,)))
+    act(SetClass(cells=(other,), cell_class=OTHER))
+    act(Undo(entry=act(DeleteCells(cells=(spared,)))))
+    x, y = float(place["x_um"]) + 2, float(place["y_um"]) + 2
+    act(AddCell(x_um=x, y_um=y, cell_class=CD8))
+    act(DeleteCells(cells=(-act(AddCell(x_um=x, y_um=y, cell_class=CD8)),)))
+    act(SetClass(cells=(-act(AddCell(x_um=x + 1, y_um=y, cell_class=CD8)),), cell_class=OTHER))
+    (summary,) = remeasure_folder(reviewed, out, review=True, console=QUIET)
+    assert summary.n_cd8 == before.summary.n_cd8 - 2 + 1
+    assert summary.n_cells == before.summary.n_cells - 1 + 2
+    assert "1 deleted, 2 added, 1 given another class" in summary.flags[-1].message
+    # Without being asked for, it does not.
+    (summary,) = remeasure_folder(reviewed, tmp_path / "plain", console=QUIET)
+    assert summary.n_cd8 == before.summary.n_cd8
+
+    square = ((100.0, 100.0), (300.0, 100.0), (300.0, 300.0), (100.0, 300.0))
+    act(DrawRegion(region="exclude", outline=square))
+    (summary,) = remeasure_folder(reviewed, tmp_path / "drawn", review=True, console=QUIET)
+    lost = before.summary.tissue.assessed_area_mm2 - summary.tissue.assessed_area_mm2
+    assert 0 < lost <= 0.04 + 1e-3
+    assert "regions, in the review: exclude changed" in summary.flags[-1].message
+
+    act(Scribble(region="tumour", line=((10.0, 10.0), (20.0, 20.0))))
+    with pytest.raises(ReviewError, match=r"scribbled.*--regions"):
+        remeasure_folder(reviewed, tmp_path / "scribbled", review=True, console=QUIET)
+
+
+def test_what_was_corrected_blinded_or_on_another_result_does_not_count(
+    results: Path, tmp_path: Path
+) -> None:
+    reviewed = tmp_path / "reviewed"
+    shutil.copytree(results, reviewed)
+    before = load_parts(reviewed / "small")
+    first, second = (int(cell) for cell in before.cells["cell_id"].iloc[:2])
+    append(reviewed / "small", DeleteCells(cells=(first,)), by="Dr A", fingerprint="earlier")
+    append(
+        reviewed / "small",
+        DeleteCells(cells=(second,)),
+        by="Dr B",
+        fingerprint=before.summary.fingerprint,
+        blinded=True,
+        alone=True,
+    )
+    (summary,) = remeasure_folder(reviewed, tmp_path / "out", review=True, console=QUIET)
+    assert summary == before.summary
 
 
 def test_files_that_do_not_fit_are_refused(results: Path, tmp_path: Path) -> None:
