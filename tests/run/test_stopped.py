@@ -35,13 +35,8 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
         yield made
 
 
-@pytest.mark.parametrize(
-    ("how", "code"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_stopped_leaves_a_table_and_no_scraps_and_goes_on(
     how: signal.Signals, code: int, forks: Forker, slides: Path, tmp_path: Path
 ) -> None:

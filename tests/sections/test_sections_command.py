@@ -78,6 +78,7 @@ def test_the_correlation_over_tiles_is_that_of_the_true_cells(out: Path, rendere
     assert rows["n_cd8"].drop("all").sum() <= rows.loc["all", "n_cd8"]
 
 
+@pytest.mark.slow
 def test_landmarks_that_disagree_refuse_the_pair(rendered_pair: PairOnDisk, tmp_path: Path) -> None:
     points = np.random.default_rng(0).uniform([300, 300], [1000, 700], (6, 2))
     serial, _ = rendered_pair.pair.mounting.to_serial(points)
