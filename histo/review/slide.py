@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from shapely.geometry import MultiPolygon
 
 from histo.config import Config, RegionName
@@ -28,6 +27,7 @@ from histo.measure.summary import Estimate, SlideSummary
 from histo.regions.place import REGION_NAMES, ZONE_NAMES, Regions
 from histo.results.atomic import write_text
 from histo.results.geojson import write_annotations_geojson
+from histo.results.stored import stored_summary
 from histo.review.actions import (
     Action,
     AddCell,
@@ -538,13 +538,11 @@ def read_summary(folder: Path) -> SlideSummary:
     ------
     ReviewError : there is none that this version understands.
     """
-    path = folder / "summary.json"
     try:
-        return SlideSummary.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        raise ReviewError(
-            "the summary of the slide is missing or of another version", path=path, fix="Run infer again"
-        ) from None
+        return stored_summary(folder)
+    except ResultsError as error:
+        # Readers are told what is in the way of a review.
+        raise ReviewError(error.what, path=error.path, fix=error.fix) from None
 
 
 def _open(summary: SlideSummary, slides: Path | None) -> Slide:

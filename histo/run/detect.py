@@ -87,23 +87,26 @@ def detect_tiles(
     )
     under_way: deque[Future[list[Found]]] = deque()
     done = 0
-    if progress is not None:
-        progress(0, len(plan.tiles))
+
+    def report() -> None:
+        if progress is not None:
+            progress(done, len(plan.tiles))
+
+    def finished(at_most_left: int) -> Iterator[Found]:
+        nonlocal done
+        while len(under_way) > at_most_left:
+            yield from under_way.popleft().result()
+            done += 1
+            report()
+
+    report()
     with ThreadPoolExecutor(n_threads, "tiles") as pool:
         try:
             for tile, pixels in reads:
                 under_way.append(pool.submit(work, tile, pixels))
                 # One more than there are threads: none waits while the consumer writes.
-                while len(under_way) > n_threads:
-                    yield from under_way.popleft().result()
-                    done += 1
-                    if progress is not None:
-                        progress(done, len(plan.tiles))
-            while under_way:
-                yield from under_way.popleft().result()
-                done += 1
-                if progress is not None:
-                    progress(done, len(plan.tiles))
+                yield from finished(at_most_left=n_threads)
+            yield from finished(at_most_left=0)
         finally:
             for future in under_way:
                 future.cancel()
