@@ -114,13 +114,12 @@ def analyse_slide(
     """
     timeout_s = config.run.read_timeout_s
     kept = read_summary(job.folder)
-    # Of a remote slide the store may say all, so that there need be no copy yet.
-    known = job.version is not None
-    if known and kept is not None and kept.fingerprint == fingerprint_of(job, config, detector):
+    if kept is not None and _is_known_finished(job, config, detector, kept):
         return kept, True
     annotations_path, content = answer(partial(_look_at, job), timeout_s, job.path)
     classifier = load_configured(config)
-    fingerprint = fingerprint_of(job, config, detector, content)
+    slide_is = job.version or content.sha256
+    fingerprint = _fingerprint(job, config, detector, slide_is, annotations_path, classifier)
     if kept is not None and kept.fingerprint == fingerprint:
         return kept, True
     with open_slide(job.path, mpp=job.mpp_flag, manifest_mpp=job.mpp_manifest, timeout_s=timeout_s) as slide:
@@ -157,32 +156,42 @@ def analyse_slide(
     return summary, False
 
 
-def fingerprint_of(
-    job: SlideJob, config: Config, detector: Detector, content: SlideContent | None = None
+def _fingerprint(
+    job: SlideJob,
+    config: Config,
+    detector: Detector,
+    slide: str,
+    annotations: Path | None,
+    classifier: TissueClassifier | None,
 ) -> str:
-    """Return what a finished slide's summary has to carry; of a remote one, by what its store says of it.
-
-    `content` is that of the slide, where it was looked at already.
-    """
+    """Return what a finished slide's summary has to carry; `slide` is what tells its content."""
     # What lies beside a remote slide is in the store's word for it.
     has_own = job.version is None or job.annotations_folder is not None
-    classifier = load_configured(config)
     return slide_fingerprint(
-        job.version or (content or slide_content(job.path)).sha256,
+        slide,
         config,
         detector=f"{detector.name} {detector.sha256}",
-        annotations=find_annotations(job.path, job.annotations_folder) if has_own else None,
+        annotations=annotations if has_own else None,
         classifier_sha256=None if classifier is None else classifier.sha256,
         mpp=job.mpp_flag or job.mpp_manifest,
     )
 
 
+def _is_known_finished(job: SlideJob, config: Config, detector: Detector, kept: SlideSummary | None) -> bool:
+    """Tell whether a remote slide is finished by what its store says of it, so that there need be no copy."""
+    if job.version is None or kept is None:
+        return False
+    folder = job.annotations_folder
+    # There need be no folder yet where the slide's copy would lie.
+    annotations = None if folder is None else find_annotations(job.path, folder)
+    classifier = load_configured(config)
+    return kept.fingerprint == _fingerprint(job, config, detector, job.version, annotations, classifier)
+
+
 def has_to_be_copied(job: SlideJob, config: Config, detector: Detector) -> bool:
     """Tell whether a slide is remote and not known to be finished: its store may say too little for that."""
-    if job.version is None:
-        return job.remote is not None
-    kept = read_summary(job.folder)
-    return kept is None or kept.fingerprint != fingerprint_of(job, config, detector)
+    known = _is_known_finished(job, config, detector, read_summary(job.folder))
+    return job.remote is not None and not known
 
 
 def _look_at(job: SlideJob) -> tuple[Path | None, SlideContent]:
